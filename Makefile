@@ -168,8 +168,13 @@ build/%: examples/%.c examples/picture.h tests/support/ranks.h build/library.o $
 	sed 's/^#define BMVP_IMPLEMENTATION$$//' $< | $(COMPILE) -Iexamples -x c - -x none build/library.o -o $@ $(GZ) $(LDLIBS)
 
 # examples/solutions/: those of the lessons' exercises
-build/solution_%: examples/solutions/%.c examples/picture.h tests/support/ranks.h build/library.o $(HEADERS)
-	sed 's/^#define BMVP_IMPLEMENTATION$$//' $< | $(COMPILE) -Iexamples -x c - -x none build/library.o -o $@ $(GZ) $(LDLIBS)
+# Some include their lesson, for its functions: they find a copy without the implementation.
+LESSONS = $(patsubst examples/%,build/lessons/%,$(wildcard examples/[0-9]*.c))
+build/lessons/%.c: examples/%.c | build
+	@mkdir -p build/lessons
+	sed 's/^#define BMVP_IMPLEMENTATION$$//' $< >$@
+build/solution_%: examples/solutions/%.c $(LESSONS) examples/picture.h tests/support/ranks.h build/library.o $(HEADERS)
+	sed 's/^#define BMVP_IMPLEMENTATION$$//' $< | $(COMPILE) -Ibuild/lessons -Iexamples -x c - -x none build/library.o -o $@ $(GZ) $(LDLIBS)
 course: $(COURSE) $(SOLUTIONS)
 
 # Tests of the public functions are linked with the program's implementation; those that look inside with one that has doors for them.

@@ -3090,8 +3090,9 @@ static int64_t soft_dice_workspace(const bmvp_ctx *, const bmvp_tensor *y, int b
 
 /* >>op cross_entropy ----------------------------------------------------------------------------------------------- */
 
-/* Row r of (rows, classes): its loss log(sum exp(x)) - x[target], kept, is taken as the CPU takes it, so that nothing
-   cancels. Map over rows, each read twice. saved: targets (int32), losses, weights of the classes. */
+/* Row r of (rows, classes): its loss log(sum exp(x)) - x[target] is taken as the CPU takes it, so that nothing cancels.
+   Map over rows, each read twice. saved: targets (int32), largest x, log(sum exp(x - largest)), weights of the
+   classes. */
 struct cross_entropy_reduce : join_sum {
     view x;
     sink y;
@@ -3113,13 +3114,14 @@ struct cross_entropy_reduce : join_sum {
         for (int64_t i = 1; i < classes; ++i) if (!(in[i] <= top)) top = in[i];
         for (int64_t i = 0; i < classes; ++i) if (i != target) others += (double)expf(in[i] - top);
         const double far = (double)top - (double)in[target];
-        const double loss = far <= 0 ? log1p(others) : far + log(others + exp(-far));
-        saved[rows + r] = (float)loss;
-        return (double)saved[2 * rows + target] * loss;
+        const double rest = far <= 0 ? log1p(others) : log(others + exp(-far));
+        saved[rows + r] = top;
+        saved[2 * rows + r] = (float)rest;
+        return (double)saved[3 * rows + target] * (far <= 0 ? rest : far + rest);
     }
     __device__ void finish(pair p) const { put(y, 0, (float)(p.a / total), 0); }
 };
-/* dx (+)= g w[target] / total exp(x - x[target] - loss), expm1(-loss) at the target */
+/* dx (+)= g w[target] / total exp(x - largest - log), expm1 at the target */
 struct cross_entropy_back_map {
     view x;
     const float *saved;
@@ -3131,10 +3133,13 @@ struct cross_entropy_back_map {
     template <int N> __device__ void run(int64_t i, int64_t, int64_t ch) const
     {
         const int64_t r = (i - ch) / classes, target = ((const int32_t *)(const void *)saved)[r];
-        const float s = (float)((double)g[0] / total) * saved[2 * rows + target], loss = saved[rows + r];
-        const float own = x[r * classes + target];
+        const float s = (float)((double)g[0] / total) * saved[3 * rows + target];
+        const float top = saved[rows + r], rest = saved[2 * rows + r];
         float v[N];
-        for (int e = 0; e < N; ++e) v[e] = s * (ch + e == target ? expm1f(-loss) : expf(x[i + e] - own - loss));
+        for (int e = 0; e < N; ++e) {
+            const float log_p = x[i + e] - top - rest;
+            v[e] = s * (ch + e == target ? expm1f(log_p) : expf(log_p));
+        }
         store<N>(dx, i, v, add);
     }
 };

@@ -5016,17 +5016,18 @@ static bmvp_tensor *bmvpi_soft_dice_sample(bmvp_ctx *c, int variant)
 }
 
 /* >>op cross_entropy: mean over rows of log(sum exp(x)) - x[target], each row weighted by its target's class ----------
-   src x (R, K). saved: the R targets (int32), each row's loss, the K weights. Backward reads x: dx = g w[target] / sum
-   w (softmax(x) - one at the target). Of a row that is almost right both the loss and the target's softmax - 1 are what
-   is left of numbers that cancel: a log-sum-exp of 300 in float32 has no digits for a loss of 1e-5. So the loss is
-   log(1 + the others' sum) there, it is what is kept, and the softmax is exp(x - x[target] - loss), less one at the
-   target: expm1(-loss). torch cross_entropy with class numbers. */
+   src x (R, K). saved: the R targets (int32), of each row its largest x, of each row log(sum exp(x - largest)), the K
+   weights. Backward reads x: dx = g w[target] / sum w (softmax(x) - one at the target). Of a row that is almost right
+   both the loss and the target's softmax - 1 are what is left of numbers that cancel: a log-sum-exp of 300 in float32
+   has no digits for a loss of 1e-5. So it is kept in two parts, the softmax is exp(x - largest - log), less one at the
+   target expm1, and where that is the largest the loss is log(1 + the others' sum). A target of -inf is a loss of inf,
+   and dx is softmax less one still. torch cross_entropy with class numbers. */
 static void bmvpi_cross_entropy_save(bmvp_ctx *c, float *saved, int64_t rows, int64_t classes, const int32_t *target,
                                      const float *weight)
 {
     bmvpi_values_write(c, saved, (const float *)(const void *)target, rows); /* as they are */
-    if (weight) bmvpi_values_write(c, saved + 2 * rows, weight, classes);
-    else bmvpi_values_fill(c, saved + 2 * rows, 1.0f, classes);
+    if (weight) bmvpi_values_write(c, saved + 3 * rows, weight, classes);
+    else bmvpi_values_fill(c, saved + 3 * rows, 1.0f, classes);
 }
 BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logits, const int32_t *target,
                                                   const float *weight)
@@ -5047,7 +5048,7 @@ BMVP_API bmvp_tensor *bmvp_cross_entropy_weighted(bmvp_ctx *c, bmvp_tensor *logi
         total += weight ? (double)weight[target[r]] : 1.0;
     }
     y = bmvpi_to_number(c, BMVP_OP_CROSS_ENTROPY, 1, logits, NULL);
-    if (!bmvpi_save(c, y, 2 * rows + classes)) return NULL;
+    if (!bmvpi_save(c, y, 3 * rows + classes)) return NULL;
     y->args.cross_entropy.total = total;
     if (y->saved) bmvpi_cross_entropy_save(c, y->saved, rows, classes, target, weight);
     return bmvpi_run(c, y);
@@ -5056,7 +5057,7 @@ BMVP_API bmvp_tensor *bmvp_cross_entropy(bmvp_ctx *c, bmvp_tensor *logits, const
 {
     return bmvp_cross_entropy_weighted(c, logits, target, NULL);
 }
-/* saved: the rows' losses */
+/* saved: largest x of the rows, then the logs */
 static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     double total = 0;
@@ -5065,13 +5066,14 @@ static double bmvpi_cross_entropy_rows(const bmvpi_map *m, int64_t lo, int64_t h
         const int64_t t = bmvpi_saved_int(m->target, r);
         const float *x = m->x + r * m->c;
         float top = x[0];
-        double others = 0, far, loss;
+        double others = 0, far, rest;
         for (i = 1; i < m->c; ++i) if (!(x[i] <= top)) top = x[i];
         for (i = 0; i < m->c; ++i) if (i != t) others += exp((double)x[i] - (double)top);
         far = (double)top - (double)x[t];
-        loss = far <= 0 ? log1p(others) : far + log(others + exp(-far)); /* NaN where far is */
-        m->saved[r] = (float)loss;
-        total += (double)m->weight[t] * loss;
+        rest = far <= 0 ? log1p(others) : log(others + exp(-far)); /* NaN where far is */
+        m->saved[r] = top;
+        m->saved[m->n + r] = (float)rest;
+        total += (double)m->weight[t] * (far <= 0 ? rest : far + rest);
     }
     return total;
 }
@@ -5082,7 +5084,7 @@ static bmvpi_map bmvpi_cross_entropy_map(const bmvp_ctx *c, const bmvp_tensor *y
     m.x = x->x;
     m.target = y->saved;
     m.saved = y->saved + x->dim[0];
-    m.weight = m.saved + x->dim[0];
+    m.weight = m.saved + 2 * x->dim[0];
     return m;
 }
 static void bmvpi_cross_entropy_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
@@ -5097,7 +5099,7 @@ static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_
         const int64_t t = bmvpi_saved_int(m->target, r);
         const float s = m->factor * m->weight[t], *x = m->x + r * m->c;
         for (i = 0; i < m->c; ++i) {
-            const float p = i == t ? expm1f(-m->saved[r]) : expf(x[i] - x[t] - m->saved[r]);
+            const float log_p = x[i] - m->saved[r] - m->saved[m->n + r], p = i == t ? expm1f(log_p) : expf(log_p);
             float *dx = m->dx + r * m->c + i;
             *dx = (m->add ? *dx : 0.0f) + s * p;
         }

@@ -9,8 +9,8 @@
    | bmvp_ssl_step  cross-modal 0.2611  distillation 0.2612  contrast 1.0864
    | template of t1, root mean square: after step 1 0.001, after step 26 0.051; cross-modal 0.076
    Exercises:
-   1. Set the temperature tau to 0.07. What becomes of the contrast, and why can it now be larger than log 3? Hint:
-      all cosines of a fresh network are near 1; tau stretches what is left.
+   1. Set the temperature tau to 0.07. What becomes of the contrast, and when can it be larger than log 3? Hint:
+      all cosines of a fresh network are near 1; tau stretches what is left, whichever view is nearest.
    2. Count the rebuilding error in masked voxels only, as masked auto-encoders do. Hint: bmvp_mul both sides of mse()
       by the mask, and divide by its mean.
    In the headers: bmvp_ssl.h >>mask, >>views, >>losses, >>forward. */

@@ -9,7 +9,7 @@
    | step 59  Dice loss 0.13
    | read back: the same logits
    Exercises:
-   1. Give the net a fourth level. What changes besides LEVELS? Hint: unet_stride(); one array of names has a size.
+   1. Give the net a fourth level. What follows from LEVELS by itself? Hint: unet_stride(), and what a crop must be.
    2. Let a level add its input to its output (a residual block). Hint: where widths differ a 1^3 convolution helps.
    In the headers: bmvp_nn.h >>layers, >>networks. Twin: tests/reference/own_network_reference.py. */
 #define BMVP_IMPLEMENTATION

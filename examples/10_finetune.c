@@ -10,7 +10,8 @@
    | Dice with both modalities 0.816, with t2 filled by its template #
    Exercises:
    1. Fill by zeros in place of the template. Hint: bmvp_ft_set_fill, and the field fill of bmvp_ft_config.
-   2. Train without pre-training: how many steps later is the loss as low? Hint: leave bmvp_ft_init away.
+   2. Train without pre-training. Is the loss as low later, and would it be with other cases? Hint: leave bmvp_ft_init
+      away, name the grid of the templates; other numbers for make_case().
    In the headers: bmvp_ssl.h >>finetune, >>finetune loss, >>predict; the two copies: section 3.4 of the paper. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"

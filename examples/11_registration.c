@@ -17,7 +17,7 @@
    | bmvp_nii_register, its many starts: NMI 1.269, 0.1 mm from the truth
    | on 8 mm: NMI 1.383, of the runner-up 1.371
    Exercises:
-   1. From which turns about z does climb() come home? Try 0, 15, 30 ... 90 degrees. Hint: `turned` below, its last
+   1. From which turns about z does climb() come home? Try 0, 30, 60 ... 180 degrees. Hint: `turned` below, its last
       number, and no shift.
    2. Climb on the correlation of the two brightnesses in place of the NMI. How near does it end? Hint: fat is bright
       in both scans, but water is dark in one and bright in the other.

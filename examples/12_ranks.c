@@ -115,7 +115,7 @@ static void *work(void *arg)
 static void run(worker *w, int size, int gather)
 {
     static group g;
-    pthread_t thread[RANKS];
+    pthread_t thread[MOST];
     int i;
     group_open(&g, size);
     for (i = 0; i < size; ++i) {

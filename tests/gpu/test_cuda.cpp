@@ -235,6 +235,14 @@ static bmvp_tensor *sure_cross_entropy(bmvp_ctx *c)
     for (int i = 0; i < 25; ++i) high[i] = target[i / 5] == i % 5 ? 311.0f : 300.0f;
     return bmvp_cross_entropy(c, bmvp_add(c, leaf(c, { 5, 5 }), bmvp_input(c, 2, dim, high)), target);
 }
+/* .. and that are wrong by 1e8, beside a class that is none */
+static bmvp_tensor *far_cross_entropy(bmvp_ctx *c)
+{
+    static const int64_t dim[2] = { 2, 3 };
+    static const float high[6] = { 0, 1, -1e8f, 2, -1e8f, -INFINITY };
+    static const int32_t target[2] = { 2, 1 };
+    return bmvp_cross_entropy(c, bmvp_add(c, leaf(c, { 2, 3 }), bmvp_input(c, 2, dim, high)), target);
+}
 static bmvp_tensor *tied_minmax(bmvp_ctx *c) /* most elements are the minimum */
 {
     return bmvp_minmax(c, bmvp_relu(c, leaf(c, { 17, 19, 23 })), 1e-3);
@@ -308,6 +316,7 @@ static const struct awkward {
     { "soft_dice many", many_dice },
     { "cross_entropy many", large_cross_entropy },
     { "cross_entropy sure", sure_cross_entropy },
+    { "cross_entropy far", far_cross_entropy },
     { "minmax ties", tied_minmax },
     { "masked_fill itself", masked_itself },
     { "matmul tall", [](bmvp_ctx *c) { return bmvp_matmul(c, leaf(c, { 3, 40, 65 }), leaf(c, { 3, 65, 33 }), 0, 0); } },

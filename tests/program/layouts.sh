@@ -268,6 +268,9 @@ roles "t1=t1_brain.nii " t1_brain.nii
 roles "t1=t1.nii " t1.nii t1_brain.nii t1_n4.nii t1_reg.nii
 roles "t1=t1_case7.nii t2=t2_case7.nii " t1_case7.nii t2_case7.nii
 roles "t1=my-scan_t1.nii label=Segmentation.nii " my-scan_t1.nii Segmentation.nii
+roles "t1=t1.nii label=lesion_mask.nii " t1.nii lesion_mask.nii mask.nii
+roles "t1=sub-1_T1w.nii label=sub-1_label-lesion_roi.nii " sub-1_T1w.nii sub-1_mask.nii sub-1_label-lesion_roi.nii
+roles "t1=sub-1_ce-none_T1w.nii t1c=sub-1_ce-gd_T1w.nii " sub-1_ce-none_T1w.nii sub-1_ce-gd_T1w.nii
 # contrast in other words; derived images, lesions' maps and programs' images are no modality; words that all files share are the case's
 roles "t1c=T1+C.nii t2=t2.nii " T1+C.nii t2.nii
 roles "t1=t1_noncontrast.nii t1c=T1-post-contrast.nii " T1-post-contrast.nii t1_noncontrast.nii
@@ -385,6 +388,16 @@ rm -rf one && for p in p1 p2; do files one/T1/$p im.nii && files one/FLAIR/$p im
 rows "p1::flair p1::t1 p2::flair p2::t1"
 rm -rf one && for t in T0 T1 T2; do files one/p1/$t scan.nii; done
 rows "" # time points, not T1 and T2
+rm -rf one && for f in images masks; do files one/$f p1_t1.nii p2_t1.nii; done # one name in both folders
+rows "p1::t1 p1::label p2::t1 p2::label"
+rm -rf one && for p in p1 p2; do files one/$p t1.nii && files one/$p/labels t1.nii; done
+rows "p1::t1 p1::label p2::t1 p2::label"
+rm -rf one && for p in p1 p2; do files one/$p t1.nii && files one/$p/brain_masks t1.nii && files one/$p/predictions t1.nii; done
+rows "p1::t1 p2::t1"
+rm -rf one && files one/segmentation/p1 t1.nii seg.nii && files one/segmentation/p2 t1.nii seg.nii # a folder of that name holds the set
+rows "p1::t1 p1::label p2::t1 p2::label"
+rm -rf one && files one/train/p1 t1.nii && files one/val/p2 t1.nii && files one/test/p3 t1.nii
+rows "p3:test:t1 p1:train:t1 p2:val:t1"
 rm -rf one && files one/images p1_t1.nii p1_flair.nii p2_t1.nii p2_flair.nii && files one/labels p1.nii p2.nii
 rows "p1::flair p1::t1 p1::label p2::flair p2::t1 p2::label"
 rm -rf one && files one/imagesTr p1_0000.nii p1_0001.nii p2_0000.nii && files one/labelsTr p1.nii p2.nii && files one/imagesTs q_0000.nii
@@ -420,6 +433,10 @@ said '{"channel_names": {"1": "T1"}}' 1 "channels must be numbered"
 said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "labels": {"a": 1, "ignore": 2}}' 0 "ignore: voxels of value 2 are no class: losses and figures do not see them"
 said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "labels": {"a": [1, 2], "ignore": 2}}' 1 "both \"ignore\" and a class"
 
+said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}}], "test": [{"image": "b_t1.nii"}]}' 1 'has "cases" (ours) and arrays as "training"'
+said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}, "part": "train", "split": "test"}]}' 1 '"part" and "split" say different things'
+said '{"cases": [{"id": "a", "images": {"t1": "x.nii"}, "part": null, "split": "test"}]}' 0 "a	a		test	t1"
+
 # a value of another type is taken where its meaning is plain; a case that cannot be read costs itself
 said '[{"image": "a/t1.nii", "label": "a/seg.nii"}, {"id": 7, "images": {"t1": "b.nii", "t2": "", "flair": null}, "patient": 12}]' 0 \
     "a	a			t1	a/t1.nii|a	a			label	a/seg.nii|7	12			t1	b.nii"
@@ -446,6 +463,11 @@ classes 'Site,ScanDir ID,dx\n1,s7,Withheld\n1,s11,0\n1,s12,1\n' 0 "case 's007': 
 classes 'id,dy\ns7,3\n' 1 "there is no such column|'id' 'dy'"
 classes 'id,dx\nt7,3\n' 1 "no line is about a case"
 classes 'id,dx\ns7,3\ns007,4\n' 1 "case 's007' has two classes"
+
+classes 'id,dx,dx\ns7,1,0\n' 1 "table.csv: columns 2 and 3 are both called 'dx'"
+said '{"cases": [{"id": "007", "images": {"t1": "x.nii"}}, {"id": "7", "images": {"t1": "y.nii"}}]}' 0 007
+classes 'id,dx\n7,1\n007,0\n' 0 "007	007	0|7	7	1"
+classes 'id,dx\n7,0\n' 0 "case '007': kept, without a class|7	7	0"
 
 # what a list says does not reach the terminal as it stands there
 mkdir escape

@@ -287,6 +287,34 @@ for file in log.jsonl report.html cases.json best.safetensors split.json; do
     absent own/checkpoint.safetensors
 done
 
+# ---- predictions, figures, embeddings -----------------------------------------------------------------------------------------------------
+
+# maps DATA OUT OPTION...
+maps() { from=$1 to=$2; shift 2; "$program" predict --checkpoint tuned/best.safetensors --threads 1 --data "$from" --out "$to" "$@"; }
+mkdir own_maps
+cp phantoms/case_0003/seg.nii.gz own_maps/case_0003.nii.gz
+expect 1 "own_maps/case_0003.nii.gz: is there already, and \`bmvp predict\` has not written it" maps phantoms own_maps
+same phantoms/case_0003/seg.nii.gz own_maps/case_0003.nii.gz
+absent own_maps/case_0001.nii.gz
+# of a case that fails no map of an earlier run is left, nor probabilities that nobody asked for
+expect 0 "4 cases, 0 left out" maps phantoms predicted --probabilities
+check "probabilities are there" test -s predicted/case_0001_WT.nii.gz
+cp -r phantoms spoilt
+echo "no image" >spoilt/case_0002/t2.nii.gz
+expect 1 "left out: case 'case_0002'|3 cases, 1 left out" maps spoilt predicted
+absent predicted/case_0002.nii.gz
+absent predicted/case_0001_WT.nii.gz
+expect 0 "predicted holds 3 predictions of an earlier run ('case_0001' ..)" maps alone predicted
+for file in metrics.json metrics.csv; do
+    rm -f predicted/metrics.*
+    echo '{"mine": 1}' >predicted/$file
+    expect 1 "predicted/$file: is there already, and bmvp has not written it" bmvp evaluate --data phantoms --predictions predicted
+done
+cp six/checkpoint.safetensors network.safetensors
+expect 1 "network.safetensors: is there already, and \`bmvp embed\` has not written it" bmvp embed --checkpoint six/checkpoint.safetensors \
+    --data prepared --out network.safetensors --threads 1
+same six/checkpoint.safetensors network.safetensors
+
 # ---- what cannot be learned is said before the first step ------------------------------------------------------------------------------
 
 expect 0 "modality contrast (cl) is not possible: it compares the cases of a step, and batch is 1" train one --batch 1 --steps 1

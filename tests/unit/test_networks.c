@@ -289,7 +289,6 @@ static void ssl_sees(const golden_ssl *g, const char *of, const bmvp_json *want,
     free(x);
 }
 
-/* Gradients pass leaky ReLUs, of which rounding turns a few around (golden/nets/README.md): 3e-2. */
 static void ssl_gradients(const golden_ssl *g, bmvp_ctx *c, const bmvp_state_list *l)
 {
     const bmvp_json *grad = golden_ssl_out(g, "unetr", "grad");
@@ -305,7 +304,7 @@ static void ssl_gradients(const golden_ssl *g, bmvp_ctx *c, const bmvp_state_lis
         torch = (float *)malloc((size_t)s->t->numel * sizeof *torch);
         if (CHECK(ours && torch)) {
             bmvp_state_to_torch(s, ours, torch);
-            golden_ssl_within(s->name, want, torch, s->t->numel, 3e-2);
+            golden_ssl_check(s->name, want, torch, s->t->numel);
         }
         free(ours);
         free(torch);

@@ -212,11 +212,23 @@ static bmvp_status embed_all(job *j, const char *data)
 
 /* >>output --------------------------------------------------------------------------------------------------------- */
 
+/* Embeddings may be written over, a network not. */
+static bmvp_status may_write(job *j, const char *path)
+{
+    bmvp_status st = file_may_replace(path, NULL, &j->err);
+    bmvp_ckpt *f = NULL;
+    if (!st && file_exists(path) && bmvp_ckpt_open(path, NULL, &f, NULL) == BMVP_OK &&
+        !bmvp_ckpt_find_meta(f, "", "crop"))
+        st = bmvp_error_set(&j->err, BMVP_E_ARG,
+                            "%s: is there already, and `bmvp embed` has not written it; choose another name", path);
+    bmvp_ckpt_close(f);
+    return st;
+}
+
 static bmvp_status write_results(job *j, const char *path, const char *checkpoint)
 {
     bmvp_ckpt_writer *w = NULL;
-    bmvp_status st = file_may_replace(path, NULL, &j->err);
-    if (!st) st = bmvp_ckpt_writer_begin(path, BMVP_CKPT_SAFETENSORS, NULL, &w, &j->err);
+    bmvp_status st = bmvp_ckpt_writer_begin(path, BMVP_CKPT_SAFETENSORS, NULL, &w, &j->err);
     int i, a;
     if (st) return st;
     for (i = 0; i < j->n && !st; ++i)
@@ -270,7 +282,8 @@ static bmvp_status load_network(job *j, const char *path, const char *device, in
 static bmvp_status run(job *j, const char *checkpoint, const char *data, const char *out, const char *device,
                        int precision, int64_t threads)
 {
-    bmvp_status st = load_network(j, checkpoint, device, precision, threads);
+    bmvp_status st = may_write(j, out);
+    if (!st) st = load_network(j, checkpoint, device, precision, threads);
     if (!st && j->crop == 0) j->crop = j->info.cfg.crop;
     if (!st) j->usage = j->crop % bmvp_net_stride(j->net) != 0;
     if (!st && j->usage)

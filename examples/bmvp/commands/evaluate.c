@@ -493,6 +493,7 @@ static bmvp_status run(evaluation *e, const char *out, const char *labels, int64
     int64_t i;
     if (!st && (stat(e->predictions, &s) != 0 || !S_ISDIR(s.st_mode)))
         st = bmvp_error_set(err, BMVP_E_IO, "--predictions %s: there is no such folder", e->predictions);
+    if (!st) st = evaluation_may_write(out, err);
     if (!st && !e->classify) st = take_labels(e, labels, err);
     if (!st && !e->classify) st = compare_labels(e, err);
     if (!st) st = take_cases(e, err);

@@ -16,6 +16,7 @@
 #include "data/splits.h"
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct job {
     const char *out, *checkpoint;
@@ -34,30 +35,141 @@ typedef struct job {
     int64_t done, failed;
 } job;
 
+static const char mark[] = "bmvp prediction"; /* descrip of the files: only such are written over */
+
+/* OUT/ID.nii.gz, or OUT/ID_REGION.nii.gz; malloc */
+static char *map_path(const job *j, const char *id, const char *region)
+{
+    char name[400];
+    snprintf(name, sizeof name, "%s%s%s.nii.gz", id, region ? "_" : "", region ? region : "");
+    return path_join(j->out, name);
+}
+
 static bmvp_status write_map(const job *j, const char *id, const char *region, const bmvp_nii_image *map,
                              bmvp_error *err)
 {
-    char name[400], *path;
-    bmvp_status st;
-    snprintf(name, sizeof name, "%s%s%s.nii.gz", id, region ? "_" : "", region ? region : "");
-    path = path_join(j->out, name);
-    st = path ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-    if (path) st = bmvp_nii_write(path, map, NULL, err);
+    char *path = map_path(j, id, region);
+    bmvp_status st = path ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    bmvp_nii_image marked = *map;
+    snprintf(marked.descrip, sizeof marked.descrip, "%s", mark);
+    if (path) st = bmvp_nii_write(path, &marked, NULL, err);
     free(path);
     return st;
 }
 
-static bmvp_status write_maps(const job *j, const char *id, const bmvp_prediction *p, bmvp_error *err)
+/* Name of output k of n: a region, or of classes the background first */
+static const char *output_name(const job *j, int k)
 {
     const bmvp_labels *l = &bmvp_predictor_info(j->predictor)->labels;
+    return k < l->exclusive ? "background" : l->region[k - l->exclusive];
+}
+
+static bmvp_status write_maps(const job *j, const char *id, const bmvp_prediction *p, bmvp_error *err)
+{
     bmvp_status st = write_map(j, id, NULL, &p->label, err);
     int k;
-    for (k = 0; k < p->n && p->probability && !st; ++k) {
-        const int region = k - l->exclusive; /* output 0 of classes is the background */
-        st = write_map(j, id, region < 0 ? "background" : l->region[region], &p->probability[k], err);
+    for (k = 0; k < p->n && p->probability && !st; ++k)
+        st = write_map(j, id, output_name(j, k), &p->probability[k], err);
+    return st;
+}
+
+/* >>the folder ----------------------------------------------------------------------------------------------------- */
+
+/* Is the file one that `bmvp predict` has written? listed: predictions.json says so (of versions without the mark). */
+static int is_ours(const char *path, int listed)
+{
+    bmvp_nii_image header;
+    int ours;
+    if (listed) return 1;
+    if (bmvp_nii_read_header(&header, path, NULL, NULL)) return 0;
+    ours = strcmp(header.descrip, mark) == 0;
+    bmvp_nii_image_free(&header);
+    return ours;
+}
+
+typedef enum folder_pass { LOOK, CLEAR } folder_pass;
+
+/* A map of an earlier run goes before the case is predicted again, so that it is not taken for this run's where that
+   fails; a file of somebody else's that would be written over is an error. */
+static bmvp_status clear_map(const job *j, const char *id, const char *region, int listed, folder_pass pass,
+                             bmvp_error *err)
+{
+    char *path = map_path(j, id, region);
+    bmvp_status st = path ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    const int there = !st && file_exists(path), ours = there && is_ours(path, listed);
+    if (ours && pass == CLEAR) (void)unlink(path);
+    if (there && !ours && (!region || j->how.probabilities))
+        st = bmvp_error_set(err, BMVP_E_ARG,
+                            "%s: is there already, and `bmvp predict` has not written it; choose another --out", path);
+    free(path);
+    return st;
+}
+
+/* Is the case among those of an earlier predictions.json? */
+static int is_listed(const bmvp_json *cases, const char *id)
+{
+    const bmvp_json *k = cases ? cases->first : NULL;
+    while (k && strcmp(bmvp_json_string(bmvp_json_get(k, "id"), ""), id) != 0) k = k->next;
+    return k != NULL;
+}
+
+/* Maps of an earlier run whose cases are not predicted now stay, and it is said. */
+static void say_others(const job *j, const dataset *d, const int64_t *index, int64_t n, const bmvp_json *cases)
+{
+    const bmvp_json *k = cases ? cases->first : NULL;
+    const char *first = NULL;
+    int64_t others = 0, i;
+    for (; k; k = k->next) {
+        const char *id = bmvp_json_string(bmvp_json_get(k, "id"), "");
+        for (i = 0; i < n && strcmp(d->item[index[i]].id, id) != 0; ++i) { }
+        if (i < n) continue;
+        if (others++ == 0) first = id;
+    }
+    if (others > 0)
+        say(stderr,
+            "bmvp predict: %s holds %lld predictions of an earlier run ('%s' ..), of cases that this one has not: they "
+            "stay, and leave predictions.json\n",
+            j->out, (long long)others, first);
+}
+
+static bmvp_status clear_maps(const job *j, const dataset *d, const int64_t *index, int64_t n, const bmvp_json *cases,
+                              folder_pass pass, bmvp_error *err)
+{
+    const bmvp_ft_info *info = bmvp_predictor_info(j->predictor);
+    const int outputs = info->labels.n ? info->labels.n + info->labels.exclusive : 0;
+    bmvp_status st = BMVP_OK;
+    int64_t i;
+    int k;
+    for (i = 0; i < n && !st && outputs; ++i) {
+        const char *id = d->item[index[i]].id;
+        const int listed = is_listed(cases, id);
+        st = clear_map(j, id, NULL, listed, pass, err);
+        for (k = 0; k < outputs && !st; ++k) st = clear_map(j, id, output_name(j, k), listed, pass, err);
     }
     return st;
 }
+
+/* Takes the folder. All of it is looked at before the first file goes. */
+static bmvp_status open_out(const job *j, const dataset *d, const int64_t *index, int64_t n, bmvp_error *err)
+{
+    char *path = path_join(j->out, "predictions.json");
+    bmvp_status st = path ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    bmvp_json_doc *doc = NULL;
+    const bmvp_json *cases;
+    if (!st) st = run_open(j->out, 1, err);
+    if (!st) st = file_may_replace(path, "checkpoint", err);
+    if (!st && file_exists(path)) st = bmvp_json_read(path, NULL, &doc, err);
+    cases = doc ? bmvp_json_get(bmvp_json_root(doc), "cases") : NULL;
+    if (!st) st = clear_maps(j, d, index, n, cases, LOOK, err);
+    if (!st) say_others(j, d, index, n, cases);
+    if (!st) st = clear_maps(j, d, index, n, cases, CLEAR, err);
+    if (!st) (void)unlink(path);
+    bmvp_json_free(doc);
+    free(path);
+    return st;
+}
+
+/* >>a case --------------------------------------------------------------------------------------------------------- */
 
 /* The modalities of a set, each with a blank before it. */
 static const char *words(const job *j, uint32_t set, char text[160])
@@ -163,7 +275,7 @@ static bmvp_status predict_all(job *j, dataset *d, const char *split, const char
         split_free(&s);
     }
     if (!st && n == 0) st = bmvp_error_set(err, BMVP_E_ARG, "%s: part '%s' has no cases", split, part);
-    if (!st) st = run_open(j->out, 1, err); /* only now: what does not fit leaves no folder */
+    if (!st) st = open_out(j, d, index, n, err); /* only now: what does not fit leaves no folder */
     for (i = 0; i < n && !st; ++i) {
         forget(j, &d->item[index[i]]);
         if (predict_case(j, &d->item[index[i]], &e) == BMVP_OK) {

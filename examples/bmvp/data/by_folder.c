@@ -44,6 +44,64 @@ int role_by_folder(const char *path, role *r)
     return 0;
 }
 
+/* What the file's own folder says of it, where that is label or mask: masks/p1_t1.nii */
+static int truth_folder(const char *path, role *r)
+{
+    char part[256];
+    return path_part(path, -1, part, sizeof part) && folder_role(part, r) &&
+           (r->kind == ROLE_LABEL || r->kind == ROLE_MASK);
+}
+
+/* predictions/t1.nii: an image that a program has made */
+static int predicted_folder(const char *path)
+{
+    char part[256], as_path[260];
+    if (!path_part(path, -1, part, sizeof part)) return 0;
+    snprintf(as_path, sizeof as_path, "%s/", part);
+    return tolower((unsigned char)part[0]) == 'p' && role_folder_predicted(as_path);
+}
+
+int images_elsewhere(const tree *t, const role_rules *rules)
+{
+    size_t i;
+    role r, said;
+    for (i = 0; i < t->n; ++i) {
+        r = role_of(t->path[i], NULL, rules);
+        if (r.kind == ROLE_IMAGE && !truth_folder(t->path[i], &said) && !predicted_folder(t->path[i])) return 1;
+    }
+    return 0;
+}
+
+/* Has the folder of path i a file that is a label by its own name? Then the folder is a data set of that name. */
+static int labels_inside(const tree *t, size_t i, const role_rules *rules)
+{
+    const size_t n = (size_t)(path_base(t->path[i]) - t->path[i]);
+    size_t j;
+    for (j = 0; j < t->n; ++j)
+        if ((size_t)(path_base(t->path[j]) - t->path[j]) == n && memcmp(t->path[j], t->path[i], n) == 0 &&
+            role_of(t->path[j], NULL, rules).kind == ROLE_LABEL)
+            return 1;
+    return 0;
+}
+
+int holds_truth(const tree *t, size_t i, const role_rules *rules)
+{
+    role said;
+    return truth_folder(t->path[i], &said) && !labels_inside(t, i, rules);
+}
+
+void qualify_by_folder(const char *path, int truth, role *r, place *p)
+{
+    role said;
+    if (r->kind != ROLE_IMAGE || r->variant < 0) return;
+    if (predicted_folder(path))
+        snprintf(p->skip, sizeof p->skip, "its folder says that a program has predicted it");
+    else if (truth && truth_folder(path, &said)) {
+        said.id = r->id;
+        *r = said;
+    }
+}
+
 int is_by_folder(const tree *t, const role_rules *rules)
 {
     char part[256];

@@ -96,6 +96,16 @@ static int usual_ids(const table *t)
     return 0;
 }
 
+static bmvp_status one_column(const table *t, const char *path, int found, bmvp_error *err)
+{
+    int i;
+    for (i = found + 1; i < t->columns; ++i)
+        if (strcmp(t->column[i], t->column[found]) == 0)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: columns %d and %d are both called '%s': which one is meant?",
+                                  path, found + 1, i + 1, t->column[found]);
+    return BMVP_OK;
+}
+
 static bmvp_status no_column(const table *t, const char *path, const char *option, const char *name, bmvp_error *err)
 {
     char list[400] = "";
@@ -190,16 +200,25 @@ static int are_classes(const values *v)
 
 typedef struct row { char *id, *value; } row;
 
-/* The cases of a row get class number k; returns how many. */
+/* Is the id of a row a case's or patient's, letter by letter? */
+static int is_exact(const data_case *k, const row *r)
+{
+    return strcmp(k->id, r->id) == 0 || strcmp(data_patient(k), r->id) == 0;
+}
+
+/* The cases of a row get class number k; returns how many. A row with the very id of one is about no other that is
+   only alike (007 and 7). */
 static int64_t give_class(dataset *d, const row *r, int64_t k, bmvp_error *err, bmvp_status *st)
 {
     char key[KEY], id[KEY], patient[KEY];
     int64_t i, n = 0;
+    int exact = 0;
     plain_key(r->id, key);
+    for (i = 0; i < d->n && !exact; ++i) exact = is_exact(&d->item[i], r);
     for (i = 0; i < d->n && key[0]; ++i) {
         plain_key(d->item[i].id, id);
         plain_key(data_patient(&d->item[i]), patient);
-        if (strcmp(key, id) != 0 && strcmp(key, patient) != 0) continue;
+        if (exact ? !is_exact(&d->item[i], r) : strcmp(key, id) != 0 && strcmp(key, patient) != 0) continue;
         ++n;
         if (d->item[i].class_index >= 0 && d->item[i].class_index != k)
             *st = bmvp_error_set(err, BMVP_E_FORMAT, "case '%s' has two classes: %lld, and '%s' in the line of '%s'",
@@ -294,6 +313,8 @@ bmvp_status classes_load(dataset *d, const dataset_options *o, bmvp_error *err)
     class_index = st ? -1 : find_column(&t, o->class_column);
     if (!st && id < 0) st = no_column(&t, path, "--id-column", o->id_column, err);
     if (!st && class_index < 0) st = no_column(&t, path, "--class-column", o->class_column, err);
+    if (!st) st = one_column(&t, path, id, err);
+    if (!st) st = one_column(&t, path, class_index, err);
     if (!st) st = read_rows(&t, id, class_index, path, &rows, &n, &v, err);
     if (!st && v.n) qsort((void *)v.text, (size_t)v.n, sizeof *v.text, by_value);
     if (!st) st = apply_rows(d, rows, n, &v, path, err);

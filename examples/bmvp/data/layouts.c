@@ -471,7 +471,7 @@ static data_part part_by_folder(const char *path)
     for (k = 0; path_part(path, k, part, sizeof part); ++k) {
         for (i = 0; part[i]; ++i) part[i] = (char)tolower((unsigned char)part[i]);
         if (strstr(part, "train") || strcmp(part, "imagestr") == 0) return PART_TRAIN;
-        if (strstr(part, "valid")) return PART_VAL;
+        if (strstr(part, "valid") || strcmp(part, "val") == 0 || strcmp(part, "imagesval") == 0) return PART_VAL;
         if (strncmp(part, "test", 4) == 0 || strcmp(part, "imagests") == 0 || strstr(part, "_test")) return PART_TEST;
     }
     return PART_NONE;
@@ -519,14 +519,22 @@ static int second_of_pair(const tree *t, size_t i)
     return 0;
 }
 
-static void take_file(collection *c, const tree *t, size_t i, size_t row, const char *shared, const role_rules *rules)
+typedef struct folder_facts { /* of the folder whose files are taken */
+    char shared[2048];       /* words that all of its names have */
+    int truth;               /* holds_truth */
+} folder_facts;
+
+/* elsewhere: images_elsewhere */
+static void take_file(collection *c, const tree *t, size_t i, size_t row, int elsewhere, const folder_facts *in,
+                      const role_rules *rules)
 {
-    role r = role_of(t->path[i], shared, rules);
+    role r = role_of(t->path[i], in->shared, rules);
     place p;
     if (second_of_pair(t, i)) return;
     memset(&p, 0, sizeof p);
     own_name(c->d->path, p.id, sizeof p.id);
     layout[row].place(t, i, &r, &p);
+    if (elsewhere) qualify_by_folder(t->path[i], in->truth, &r, &p);
     if (r.kind == ROLE_LABEL && r.variant >= 0 && role_folder_predicted(t->path[i]))
         snprintf(p.skip, sizeof p.skip, "its folder says that a program has predicted it: no label");
     if (!role_is_nifti(t->path[i]))
@@ -536,10 +544,12 @@ static void take_file(collection *c, const tree *t, size_t i, size_t row, const 
 
 bmvp_status layout_load(dataset *d, const role_rules *rules, bmvp_error *err)
 {
-    char last[TREE_TEXT] = "/", now[TREE_TEXT], shared[2048] = "";
+    char last[TREE_TEXT] = "/", now[TREE_TEXT];
+    folder_facts in = { "", 0 };
     collection c;
     size_t i, row = 0;
     bmvp_status st;
+    int elsewhere;
     tree t;
     st = tree_read(&t, d->path, err);
     if (st) return st;
@@ -547,10 +557,14 @@ bmvp_status layout_load(dataset *d, const role_rules *rules, bmvp_error *err)
     c.d = d;
     while (!layout[row].fits(&t, rules)) ++row;
     d->layout = layout[row].name;
+    elsewhere = images_elsewhere(&t, rules);
     for (i = 0; i < t.n && !c.failed; ++i) {
-        if (strcmp(tree_folder(&t, i, now, sizeof now), last) != 0) folder_words(&t, i, shared, sizeof shared);
+        if (strcmp(tree_folder(&t, i, now, sizeof now), last) != 0) {
+            folder_words(&t, i, in.shared, sizeof in.shared);
+            in.truth = elsewhere && holds_truth(&t, i, rules);
+        }
         snprintf(last, sizeof last, "%s", now);
-        take_file(&c, &t, i, row, shared, rules);
+        take_file(&c, &t, i, row, elsewhere, &in, rules);
     }
     note_closed(d, &t);
     tree_free(&t);

@@ -17,6 +17,13 @@ int is_inner(const char *folder); /* a folder inside of a case, not a case: anat
    else (T1/, flair/, masks/). 0: none is, or the name has said it, or --as. */
 int role_by_folder(const char *path, role *r);
 
+/* Where other folders hold images, one in a folder of labels or masks is what the folder says (images/p1_t1.nii,
+   masks/p1_t1.nii), and one in predictions/ is left out. images_elsewhere: are there others? holds_truth: is path i in
+   such a folder, and none in it a label by its own name? */
+int images_elsewhere(const tree *t, const role_rules *rules);
+int holds_truth(const tree *t, size_t i, const role_rules *rules);
+void qualify_by_folder(const char *path, int truth, role *r, place *p);
+
 int is_by_folder(const tree *t, const role_rules *rules);
 void place_by_folder(const tree *t, size_t i, role *r, place *p);
 

@@ -133,9 +133,14 @@ static bmvp_status set_part(data_case *k, const bmvp_json *node, const char *nam
         { "validation", PART_VAL }, { "valid", PART_VAL },      { "dev", PART_VAL },   { "test", PART_TEST },
         { "testing", PART_TEST },  { "ts", PART_TEST },
     };
-    const bmvp_json *part = bmvp_json_get(node, bmvp_json_get(node, "part") ? "part" : "split");
+    const bmvp_json *part = bmvp_json_get(node, "part"), *split = bmvp_json_get(node, "split");
     const bmvp_json *fold = bmvp_json_get(node, "fold");
     size_t i;
+    if (!part || part->type == BMVP_JSON_NULL) part = split;
+    if (part && split && split->type != BMVP_JSON_NULL &&
+        strcmp(bmvp_json_string(part, ""), bmvp_json_string(split, "")) != 0)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': \"part\" and \"split\" say different things", name,
+                              k->id);
     if (fold && fold->type != BMVP_JSON_NULL) {
         k->fold = class_of(fold);
         if (k->fold < 0)
@@ -468,7 +473,12 @@ static bmvp_status load_cases(list *l, const bmvp_json *root, bmvp_error *err)
     l->channels = channels ? channels : bmvp_json_get(root, "modality");
     l->n_channels = l->channels && l->channels->type == BMVP_JSON_OBJECT ? (int)bmvp_json_count(l->channels) : 0;
     l->d->layout = "list";
-    if (whole || is_array(root, "cases")) {
+    if (is_array(root, "cases") && theirs)
+        st = bmvp_error_set(err, BMVP_E_FORMAT,
+                            "%s: has \"cases\" (ours) and arrays as \"training\" or \"test\" (the decathlon's): put "
+                            "all into \"cases\", each with its \"part\"",
+                            l->d->path);
+    else if (whole || is_array(root, "cases")) {
         for (k = whole ? root->first : bmvp_json_get(root, "cases")->first; k && !st; k = k->next) {
             const int64_t n = l->d->n;
             st = !whole || bmvp_json_get(k, "images") ? our_case(l, k, &e) : their_case(l, k, "list", PART_NONE, &e);

@@ -268,7 +268,7 @@ static void decide(role *o, const reading *r)
         snprintf(o->why, sizeof o->why, "a mask of an image, not the label");
     } else if ((r->label || r->mask || (r->tumour && !r->modalities)) && !r->odd) {
         o->kind = ROLE_LABEL;
-        o->variant += (r->label ? 0 : r->mask ? 2 : 1) + (r->automatic ? 4 : 0);
+        o->variant += (r->label ? 0 : r->mask && !r->tumour ? 2 : 1) + (r->automatic ? 4 : 0);
         if (r->automatic) snprintf(o->why, sizeof o->why, "a segmentation that a program made");
         else if (!r->label) snprintf(o->why, sizeof o->why, "a mask, beside a label of that name");
     } else if (r->modalities && r->drawn) {
@@ -339,7 +339,7 @@ static size_t read_entities(const char *name, size_t n, reading *r, size_t *id)
         for (key = at; key < end && name[key] != '-'; ++key) { }
         if (key == end || !isalpha((unsigned char)name[at])) break;
         if (strncmp(name + at, "sub-", 4) == 0 || strncmp(name + at, "ses-", 4) == 0) *id = end;
-        else if (strncmp(name + at, "ce-", 3) == 0) r->contrast = 1;
+        else if (strncmp(name + at, "ce-", 3) == 0) r->contrast = strncmp(name + key + 1, "none", 4) != 0;
         else if (strncmp(name + at, "run-", 4) == 0 || strncmp(name + at, "echo-", 5) == 0)
             r->variant += 1 + abs(atoi(name + key + 1)) % 100; /* the first one is taken */
         else if (strncmp(name + at, "space-", 6) == 0) r->variant += 2;
@@ -348,7 +348,7 @@ static size_t read_entities(const char *name, size_t n, reading *r, size_t *id)
             r->brain |= m == BRAIN;
             r->tumour |= m == TUMOUR;
             r->predicted = m == PREDICTED ? &predicted_entity : r->predicted;
-            r->variant += 2;
+            r->variant += m == TUMOUR ? 0 : 2;
         }
         else r->variant += 1; /* acq- rec- part- ..: one of several */
         at = end + (end < n);

@@ -346,6 +346,19 @@ static bmvp_status write_csv(const evaluation *e, const char *path, bmvp_error *
     return st;
 }
 
+bmvp_status evaluation_may_write(const char *dir, bmvp_error *err)
+{
+    char *json = path_join(dir, "metrics.json"), *csv = path_join(dir, "metrics.csv");
+    bmvp_status st = json && csv ? file_may_replace(json, "summary", err)
+                                 : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (!st && file_exists(csv) && !file_exists(json)) /* ours have the other beside them */
+        st = bmvp_error_set(err, BMVP_E_ARG, "%s: is there already, and bmvp has not written it; choose another --out",
+                            csv);
+    free(json);
+    free(csv);
+    return st;
+}
+
 bmvp_status evaluation_write(const evaluation *e, const char *dir, bmvp_error *err)
 {
     char *json = path_join(dir, "metrics.json"), *csv = path_join(dir, "metrics.csv");

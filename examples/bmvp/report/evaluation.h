@@ -63,6 +63,8 @@ typedef struct evaluation {
 } evaluation;
 
 void evaluation_print(const evaluation *e, int per_case);
+/* BMVP_E_ARG: DIR/metrics.json or DIR/metrics.csv is there and not an evaluation's. */
+bmvp_status evaluation_may_write(const char *dir, bmvp_error *err);
 /* DIR/metrics.json and DIR/metrics.csv. */
 bmvp_status evaluation_write(const evaluation *e, const char *dir, bmvp_error *err);
 
