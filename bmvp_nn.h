@@ -579,7 +579,7 @@ typedef enum bmvp_json_type {
 
 typedef struct bmvp_json {
     bmvp_json_type type;
-    int is_int;             /* number: its value is exactly i */
+    int is_int;             /* number: the value of its digits is exactly i (1e3, 7.0: yes; 9007199254740993.5: no) */
     int64_t i; /* number (if is_int), bool (0, 1), length of a string in bytes, members of an array or object */
     double d;               /* number */
     const char *str;        /* string: UTF-8, 0-terminated, no 0 inside */
@@ -5174,21 +5174,44 @@ static int bmvpi_jp_digits(bmvpi_jp *j)
     return j->p > q;
 }
 
+/* Is the number of these characters an integer of 64 bits? By its digits: from 2^53 on a double is many integers. */
+static int bmvpi_jp_integer(const char *p, const char *end, int64_t *value)
+{
+    const int negative = *p == '-';
+    const char *mantissa, *q;
+    int64_t n = 0;
+    int places = 0, exponent = 0; /* places: digits that stand before the point, once the exponent has moved it */
+    for (mantissa = p += negative; mantissa < end && *mantissa != 'e' && *mantissa != 'E';) mantissa++;
+    for (q = mantissa; q < end; q++)
+        if (*q >= '0' && *q <= '9' && exponent < 1000) exponent = 10 * exponent + (*q - '0');
+    for (q = p; q < mantissa && *q != '.';) q++;
+    places = (int)(q - p) + (mantissa + 1 < end && mantissa[1] == '-' ? -exponent : exponent);
+    while (mantissa > p && (mantissa[-1] == '0' || (mantissa[-1] == '.' && q < mantissa))) mantissa--;
+    *value = 0;
+    if (mantissa == p) return 1; /* zero, with any exponent */
+    for (; p < mantissa || places > 0; places--) {
+        int digit = 0;
+        if (p < mantissa && *p == '.') p++;
+        if (p < mantissa) digit = *p++ - '0';
+        if ((places <= 0 && digit) || n < (INT64_MIN + digit) / 10) return 0;
+        n = n * 10 - digit;
+    }
+    if (!negative && n == INT64_MIN) return 0;
+    *value = negative ? n : -n;
+    return 1;
+}
+
 static int bmvpi_jp_number(bmvpi_jp *j, bmvp_json *v)
 {
     const char *start = j->p;
-    const int negative = *j->p == '-';
-    int whole = 1;
-    j->p += negative;
+    if (*j->p == '-') j->p++;
     if (j->p < j->end && *j->p == '0') j->p++; /* no digit may follow: then ',' or the like is expected */
     else if (!bmvpi_jp_digits(j)) return bmvpi_jp_fail(j, j->p, "expected a digit");
     if (j->p < j->end && *j->p == '.') {
-        whole = 0;
         j->p++;
         if (!bmvpi_jp_digits(j)) return bmvpi_jp_fail(j, j->p, "expected a digit after '.'");
     }
     if (j->p < j->end && (*j->p == 'e' || *j->p == 'E')) {
-        whole = 0;
         j->p++;
         if (j->p < j->end && (*j->p == '+' || *j->p == '-')) j->p++;
         if (!bmvpi_jp_digits(j)) return bmvpi_jp_fail(j, j->p, "expected a digit in the exponent");
@@ -5198,20 +5221,7 @@ static int bmvpi_jp_number(bmvpi_jp *j, bmvp_json *v)
     v->d = bmvpi_number_value(start, (size_t)(j->p - start));
     if (!(v->d >= -DBL_MAX && v->d <= DBL_MAX))
         return bmvpi_jp_fail(j, start, "expected a number within double's range");
-    if (whole) { /* exact even where double is not: 2^53 to 2^63 */
-        const char *q = start + negative;
-        int64_t n = 0;
-        for (v->is_int = 1; q < j->p && v->is_int; q++) {
-            const int digit = *q - '0';
-            if (n < (INT64_MIN + digit) / 10) v->is_int = 0;
-            else n = n * 10 - digit;
-        }
-        if (!negative && n == INT64_MIN) v->is_int = 0;
-        v->i = v->is_int ? (negative ? n : -n) : 0;
-    } else if (v->d >= -9223372036854775808.0 && v->d < 9223372036854775808.0 && v->d == (double)(int64_t)v->d) {
-        v->is_int = 1;
-        v->i = (int64_t)v->d;
-    }
+    v->is_int = bmvpi_jp_integer(start, j->p, &v->i);
     return 1;
 }
 
