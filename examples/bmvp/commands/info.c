@@ -208,7 +208,7 @@ static void print_tensor(const bmvp_json *t)
     printf(")  %s\n", bmvp_json_string(bmvp_json_get(t, "dtype"), ""));
 }
 
-/* a  160x192x160  1 1 1 mm  flair t1 label  class 2, patient p, train */
+/* a  160x192x160  1 1 1 mm  flair t1 label  class 2  patient p  part train */
 static void print_case(const bmvp_json *k)
 {
     const bmvp_json *m;

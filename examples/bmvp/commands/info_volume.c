@@ -1,27 +1,18 @@
 /* info_volume.c - header and voxels of a volume for `bmvp info` */
 #include "info_volume.h"
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* The farthest that a corner of the volume lies from itself by the two matrices, mm */
 static double forms_apart(const bmvp_nii_image *m)
 {
-    double q[16], s[16], most = 0;
-    int corner, row, a;
-    bmvp_nii_qform(q, m);
-    bmvp_nii_sform(s, m);
-    for (corner = 0; corner < 8; ++corner) {
-        double square = 0;
-        for (row = 0; row < 3; ++row) {
-            double d = q[4 * row + 3] - s[4 * row + 3];
-            for (a = 0; a < 3; ++a)
-                if (corner >> a & 1) d += (q[4 * row + a] - s[4 * row + a]) * (double)(m->dim[a] - 1);
-            square += d * d;
-        }
-        if (!(square <= most)) most = square;
-    }
-    return sqrt(most);
+    bmvp_nii_volume q, s; /* grids alone */
+    memset(&q, 0, sizeof q);
+    memset(&s, 0, sizeof s);
+    memcpy(q.dim, m->dim, sizeof q.dim);
+    memcpy(s.dim, m->dim, sizeof s.dim);
+    bmvp_nii_qform(q.affine, m);
+    bmvp_nii_sform(s.affine, m);
+    return bmvp_nii_grid_distance(&q, &s);
 }
 
 enum { DISTINCT = 32 };
