@@ -353,7 +353,7 @@ static void comes_and_goes(int port, int talks)
     }
 }
 
-/* Only one of rank 1's connections, as when the other was lost before rank 0 saw this one: it does not keep the place. */
+/* Only one of rank 1's connections, as when the other was lost before rank 0 saw this one: it keeps no place. */
 static void half(int port)
 {
     const double until = clock_now() + 10;
