@@ -3694,7 +3694,7 @@ BMVP_API bmvp_status bmvp_nii_write_volume(const char *path, const bmvp_nii_volu
 BMVP_API void bmvp_nii_close(bmvp_nii_file *file)
 {
     if (!file) return;
-    if (file->fd >= 0 && file->image.ndim > 0) bmvpi_sys_close(file->fd);   /* a zeroed struct does not own descriptor 0 */
+    if (file->fd >= 0 && file->image.ndim > 0) bmvpi_sys_close(file->fd); /* a zeroed struct owns no descriptor */
     bmvp_nii_image_free(&file->image);
     file->fd = -1;
 }

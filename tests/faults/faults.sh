@@ -151,13 +151,13 @@ if [ -e /dev/full ]; then
     done
 fi
 # a limit of the size of files is a full disk that needs no rights to make
-# millimetres where voxels are meant, or metres: 24 voxels of 200 mm
+# millimetres where voxels are meant, or metres: voxels of 200 mm
 mkdir huge huge/a
 cp prepared/case_0001/t1.nii huge/a/t1.nii
-for at in 280 300 320; do # the diagonal of the sform
+for at in 80 84 88 280 300 320; do # pixdim and the diagonal of the sform
     printf '\0\0\110\103' | dd of=huge/a/t1.nii bs=1 seek=$at conv=notrunc 2>/dev/null
 done
-expect 0 "left out: case 'a'|is pixdim in the unit of xyzt_units|0 cases" bmvp prepare --data huge --out huge_out
+expect 1 "left out: case 'a'|is pixdim in the unit of xyzt_units|0 cases" bmvp prepare --data huge --out huge_out
 (ulimit -f 1 && bmvp prepare --data phantoms --out small --spacing 0) >"$out" 2>&1
 judge $? 1 "small/" "prepare on a full disk"
 clean small
