@@ -59,8 +59,8 @@ static bmvp_status copy_all(job *j, const char *path, bmvp_ckpt_format format, b
     int i;
     for (i = 0; i < in->n_entries; ++i) j->n += takes(j, in->entry[i].group, in->entry[i].name);
     if (j->n == 0 && in->n_entries > 0)
-        return bmvp_error_set(err, BMVP_E_ARG, "%s: --weights-only leaves nothing: all of its tensors are an optimizer's",
-                              in->path);
+        return bmvp_error_set(err, BMVP_E_ARG,
+                              "%s: --weights-only leaves nothing: all of its tensors are an optimizer's", in->path);
     st = bmvp_ckpt_writer_begin(path, format, NULL, &j->out, err);
     if (st) return st;
     for (i = 0; i < in->n_entries && !st; ++i) {

@@ -6,6 +6,7 @@
 #include "device.h"
 #include "learnable.h"
 #include "resume.h"
+#include "templates.h"
 #include "train.h"
 #include "weights.h"
 #include "data/files.h"
@@ -199,17 +200,6 @@ static void print_configuration(const session *s)
 
 /* >>start ---------------------------------------------------------------------------------------------------------- */
 
-static double spacing_of(const char *preparation)
-{
-    bmvp_json_doc *doc = NULL;
-    double mm = NAN;
-    if (preparation && *preparation &&
-        bmvp_json_parse(preparation, strlen(preparation), "preparation", NULL, &doc, NULL) == BMVP_OK)
-        mm = bmvp_json_double(bmvp_json_get(bmvp_json_root(doc), "spacing"), NAN);
-    bmvp_json_free(doc);
-    return mm;
-}
-
 static void print_adoption(session *s, const bmvp_net_adoption *a)
 {
     static const char *const word[3] = { "taken", "adapted", "fresh" };
@@ -278,50 +268,6 @@ static bmvp_status plan_memory(session *s, bmvp_config *k, const int64_t grid[3]
               : BMVP_OK;
 }
 
-/* 1: a modality may have to be filled by its template. */
-static int uses_templates(const session *s)
-{
-    const uint32_t all = ((uint32_t)1 << s->data.all.n_modalities) - 1;
-    int64_t j;
-    int lacks = 0;
-    for (j = 0; j < s->data.n_train; ++j) lacks |= s->data.all.cases[s->data.train[j]].modalities != all;
-    for (j = 0; j < s->data.n_val; ++j) lacks |= s->data.all.cases[s->data.val[j]].modalities != all;
-    return s->cfg.copies || lacks;
-}
-
-/* Why the templates of --init are of no use for these data; "": they fit. Their grid (0: there are none). */
-static bmvp_status look_at_templates(session *s, int64_t grid[3], char *why, size_t size)
-{
-    const char *const *names = NULL;
-    bmvp_ckpt *f = NULL;
-    bmvp_ft_info fine;
-    bmvp_ssl_info pre;
-    bmvp_error other;
-    bmvp_status st = BMVP_OK;
-    const bmvp_ckpt_meta *m;
-    double theirs, ours = spacing_of(s->preparation);
-    int n = 0, i, k;
-    why[0] = 0;
-    if (bmvp_ft_inspect(s->o.init, &fine, &other) == BMVP_OK)
-        names = fine.names, n = fine.n_modalities, memcpy(grid, fine.grid, sizeof fine.grid);
-    else if ((st = bmvp_ssl_inspect(s->o.init, &pre, &s->err)) == BMVP_OK)
-        names = pre.names, n = pre.n_modalities, memcpy(grid, pre.grid, sizeof pre.grid);
-    if (!st) st = bmvp_ckpt_open(s->o.init, NULL, &f, &s->err);
-    if (st) return st;
-    m = bmvp_ckpt_find_meta(f, "", "preparation");
-    theirs = spacing_of(m ? m->value : NULL);
-    bmvp_ckpt_close(f);
-    if (grid[0] == 0) snprintf(why, size, "%s holds no templates", s->o.init);
-    else if (fabs(theirs - ours) > 1e-6)
-        snprintf(why, size, "%s was trained on voxels of %g mm, %s has %g mm: its templates do not fit (`bmvp prepare "
-                 "--spacing %g` makes data that they fit)", s->o.init, theirs, s->data.all.data.path, ours, theirs);
-    for (i = 0; i < s->data.all.n_modalities && !why[0]; ++i) {
-        for (k = 0; k < n && strcmp(names[k], s->data.all.names[i]) != 0; ++k) { }
-        if (k == n) snprintf(why, size, "%s has no template of %s", s->o.init, s->data.all.names[i]);
-    }
-    return BMVP_OK;
-}
-
 /* Grid of the templates: of the run that goes on or of --init; 0: there are none. Templates that do not fit are an
    error only where one could be looked at; else missing modalities are zeros from here on. */
 static bmvp_status template_grid(session *s, int64_t grid[3])
@@ -330,12 +276,12 @@ static bmvp_status template_grid(session *s, int64_t grid[3])
     bmvp_status st;
     memcpy(grid, s->run.grid, sizeof s->run.grid);
     if (s->o.resume || !s->o.init || s->cfg.fill != 0) return BMVP_OK;
-    st = look_at_templates(s, grid, why, sizeof why);
+    st = templates_look(s->o.init, &s->data, s->preparation, grid, why, sizeof why, &s->err);
     if (st || !why[0]) return st;
-    if (uses_templates(s))
+    if (templates_used(&s->data, &s->cfg))
         return bmvp_error_set(&s->err, BMVP_E_ARG,
-                              "%s: --fill zero drops modalities instead, --set copies=0 trains on the cases as they are",
-                              why);
+                              "%s: --fill zero drops modalities instead, --set copies=0 trains on the cases as they "
+                              "are", why);
     if (ranks_lead(&s->ranks)) printf("fill     by zeros (--fill zero), which no case here needs: %s\n", why);
     memset(grid, 0, 3 * sizeof *grid);
     s->cfg.fill = 1;

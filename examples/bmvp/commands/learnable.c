@@ -74,14 +74,16 @@ bmvp_status learnable_tasks(const prepared_set *p, const bmvp_ssl_config *cfg, i
                             int64_t samples, int say, bmvp_error *err)
 {
     const int64_t pairs = count_pairs(p), last = samples > 0 ? (samples - 1) / p->data.n : 0;
-    int contrast, left = say_task("cross-modal reconstruction (cmr)", cfg->weight_cmr, no_reconstruction(cfg, pairs, last), say);
+    int contrast, left;
+    left = say_task("cross-modal reconstruction (cmr)", cfg->weight_cmr, no_reconstruction(cfg, pairs, last), say);
     left += say_task("modality-wise distillation (md)", cfg->weight_md, NULL, say);
     contrast = say_task("modality contrast (cl)", cfg->weight_cl, no_contrast(cfg, pairs, ranks, last), say);
     if (contrast && say) say_lonely(cfg, p->data.n, pairs, ranks);
     if (say && cfg->mask_ratio == 0) printf("tasks    mask_ratio is 0: nothing is hidden, to reconstruct is to copy\n");
     if (say) say_rate(cfg, steps);
-    return left + contrast ? BMVP_OK
-                : bmvp_error_set(err, BMVP_E_ARG,
+    return left + contrast
+               ? BMVP_OK
+               : bmvp_error_set(err, BMVP_E_ARG,
                                  "nothing can be learned from %s with these settings: of the three tasks those that "
                                  "are on (weight_cmr, weight_md, weight_cl) are not possible",
                                  p->data.path);

@@ -176,8 +176,8 @@ static bmvp_status show_cases(report_page *r, bmvp_ft *f, const finetune_data *d
     grid.cols = COLUMNS;
     grid.legend = legend;
     snprintf(about, sizeof about,
-             "The axial plane with most labelled voxels, with the regions in colour: the more the prediction looks like "
-             "the truth, the better. The network is that of step %lld.",
+             "The axial plane with most labelled voxels, with the regions in colour: the more the prediction looks "
+             "like the truth, the better. The network is that of step %lld.",
              (long long)(seen->n ? seen->step : bmvp_ft_steps(f)));
     if (!st) (void)report_section(r, d->n_val > 0 ? "Validation cases" : "Training cases", about);
     if (!st) (void)report_images(r, &grid);
