@@ -4,6 +4,7 @@
 #   make experiments  label efficiency, ablation, missing modalities -> experiments/experiments.html (settings: examples/experiments/common.sh)
 #   make baselines  every pre-training method before the same fine-tuning -> experiments/baselines.html (examples/experiments/baselines.sh)
 #   make course     the lessons of examples/ and the solutions of their exercises (examples/README.md)
+#   make twins      lessons beside their twins in PyTorch (PYTHON), whose figures are the same: examples/pytorch
 #   make test       everything that needs no Python and no network; BMVP_DATA=DIR adds the tests on real data kept there
 #   make bench      speed, beside its peers where they are installed
 #   make portable   the same on processors without AVX-512, AVX2, AVX, and on arm64, emulated; and without threads
@@ -176,6 +177,8 @@ build/lessons/%.c: examples/%.c | build
 build/solution_%: examples/solutions/%.c $(LESSONS) examples/picture.h tests/support/ranks.h build/library.o $(HEADERS)
 	sed 's/^#define BMVP_IMPLEMENTATION$$//' $< | $(COMPILE) -Ibuild/lessons -Iexamples -x c - -x none build/library.o -o $@ $(GZ) $(LDLIBS)
 course: $(COURSE) $(SOLUTIONS)
+twins: $(patsubst examples/pytorch/%.py,build/%,$(wildcard examples/pytorch/*.py))
+	$(or $(PYTHON),python3) tests/reference/course_reference.py
 
 # Tests of the public functions are linked with the program's implementation; those that look inside with one that has doors for them.
 # Those of bmvp_nifti.h alone and of the kernels have their own.
@@ -318,5 +321,5 @@ install: build/bmvp build/libbmvp.a build/libbmvp.so
 clean:
 	rm -rf build demo experiments
 
-.PHONY: all course fuzz faults cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
+.PHONY: all course twins fuzz faults cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
 .SECONDARY:

@@ -5,7 +5,7 @@ commands=$("$program" --help | sed -n 's/^  \([a-z][a-z]*\) .*/\1/p')
 if [ -z "$commands" ]; then echo "pages.sh: $program --help names no command" >&2; exit 1; fi
 version=$(sed -n '1s/.* \(v[0-9.]*\) .*/\1/p' "$(dirname "$0")/../../bmvp_tensor.h")
 
-# option HELP: each option of one command's help, as this kind of page has it
+# options COMMAND: each option that its help has, as this kind of page shows it
 options()
 {
     "$program" "$1" --help | awk -v command="$1" -v kind="$kind" -v quote="'" '

@@ -5,6 +5,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
+fixtures=$PWD/tests/fixtures
 with_program
 
 # ---- helpers -----------------------------------------------------------------------------------------------------------------
@@ -72,6 +73,16 @@ expect 0 "" bmvp embed --checkpoint run20.pt --data prepared --out pt.safetensor
 expect 0 "NIfTI-1|int16|bmvp prepared" bmvp info prepared/case_0001/t1.nii
 expect 0 '"kind": "volume"|"gzip": true' bmvp info phantoms/case_0001/t1.nii.gz --json
 expect 0 '"kind": "dataset"|"cases": 4' bmvp info prepared --json
+# figures as nibabel and NumPy give them
+expect 0 "qform_to_sform_mm 75.67|axes             RAS|first_of_volumes 3" bmvp info "$fixtures/nifti/sform_wrong.nii"
+expect 0 "axes             LPS|max              509|percentiles_1_50_99 0 0 464|zeros_percent    62.2529" bmvp info "$fixtures/monai/flair.nii.gz"
+expect 0 "distinct_values  0 1 2 3" bmvp info "$fixtures/monai/seg.nii.gz"
+expect 0 "nan              1|inf              2|min              -293.433|99 -250.245 -17.354 205.318" bmvp info "$fixtures/nifti/nan.nii"
+expect 0 "extension_codes  6 4" bmvp info "$fixtures/nifti/extensions.nii"
+head -c 900 "$fixtures/nifti/nan.nii" >cut.nii
+expect 0 "float32|voxels           cut.nii: |only 900" bmvp info cut.nii
+expect 0 "  case_0001  |mm  flair t1 t2 label  class 1" bmvp info prepared
+expect 0 "numbers_by_part|  decoder          556017" bmvp info run20/checkpoint.safetensors
 expect 0 '"kind": "checkpoint"|"step": 20|"network"' bmvp info run20/checkpoint.safetensors --json
 expect 0 "uniformer_tiny|memory" train planned --plan --steps 5
 absent planned

@@ -435,6 +435,7 @@ static void test_real_brains(void)
     bmvp_nii_volume tmpl, brain, v, truth, common, mask;
     double to_flair[16], to_common[16], way[16];
     char path[4096];
+    int64_t k;
     int i;
     memset(&tmpl, 0, sizeof tmpl);
     memset(&brain, 0, sizeof brain);
@@ -447,6 +448,9 @@ static void test_real_brains(void)
     } else {
         snprintf(path, sizeof path, "%s/data/raw/openms_raw_01/study1_FLAIR_to_common_space.txt", data);
         CHECK_OK(bmvp_nii_matrix_read(to_common, path, &err));
+        CHECK_OK(bmvp_nii_distance(&v, &brain, &err));      /* the rim that ch2bet lacks: see atlas.c */
+        for (k = 0; k < brain.dim[0] * brain.dim[1] * brain.dim[2]; ++k) brain.data[k] = v.data[k] < 2;
+        bmvp_nii_volume_free(&v);
         for (i = 0; i < 3; ++i) {
             bmvp_nii_brain_report report;
             bmvpi_nii_identity(to_flair);
@@ -458,10 +462,8 @@ static void test_real_brains(void)
             CHECK_OK(bmvp_nii_affine_inverse(way, way, &err));
             CHECK_OK(bmvp_nii_resample_to(&truth, &common, &v, way, BMVP_NII_NEAREST, 0, &err));
             CHECK_OK(bmvp_nii_brain_mask(&mask, &v, 1, &tmpl, &brain, NULL, &report, &err));
-            /* 0.94 is what is wanted; T1W reaches 0.939 here */
-            check_report(dice(&mask, &truth) >= (strcmp(names[i], "T1W") ? 0.94 : 0.93), __FILE__, __LINE__,
-                         "%s: Dice %.4f, %.2f l, NMI %.4f, kept %.3f", names[i], dice(&mask, &truth), report.litres,
-                         report.nmi, report.kept);
+            check_report(dice(&mask, &truth) >= 0.94, __FILE__, __LINE__, "%s: Dice %.4f, %.2f l, NMI %.4f, kept %.3f",
+                         names[i], dice(&mask, &truth), report.litres, report.nmi, report.kept);
             if (getenv("REGISTER_VERBOSE"))
                 printf("%s: Dice %.4f, %.2f l, NMI %.4f, kept %.3f, against %.2f, edge %.3f\n", names[i],
                        dice(&mask, &truth), report.litres, report.nmi, report.kept, report.against, report.edge);

@@ -4,6 +4,7 @@
 #include "cli.h"
 #include "data_options.h"
 #include "data/dataset.h"
+#include "info_volume.h"
 #include "bmvp_nifti.h"
 #include <ctype.h>
 #include <errno.h>
@@ -13,37 +14,6 @@
 #include <sys/stat.h>
 
 /* Everything is first written as JSON; the readable form prints that tree. */
-
-static void describe_volume(bmvp_jw *w, const char *path, const bmvp_nii_image *m)
-{
-    static const char *const source[] = { "", "sform", "qform", "none (both codes 0)",
-                                          "qform (the sform is singular or does not fit the voxel size)" };
-    double affine[16];
-    const int from = (int)bmvp_nii_rectify_affine(affine, m);
-    int i;
-    bmvp_jw_string(w, "kind", "volume");
-    bmvp_jw_string(w, "path", path);
-    bmvp_jw_string(w, "format", m->version == 2 ? "NIfTI-2" : m->version == 1 ? "NIfTI-1" : "ANALYZE 7.5");
-    bmvp_jw_bool(w, "gzip", m->is_gzip);
-    bmvp_jw_bool(w, "swapped_bytes", m->is_swapped);
-    bmvp_jw_string(w, "datatype", bmvp_nii_datatype_text(m->datatype));
-    bmvp_jw_array(w, "dim");
-    for (i = 0; i < m->ndim; ++i) bmvp_jw_int(w, NULL, m->dim[i]);
-    bmvp_jw_end(w);
-    bmvp_jw_array(w, "voxel_size");
-    for (i = 1; i <= 3; ++i) bmvp_jw_double(w, NULL, m->pixdim[i]);
-    bmvp_jw_end(w);
-    bmvp_jw_double(w, "scl_slope", m->scl_slope);
-    bmvp_jw_double(w, "scl_inter", m->scl_inter);
-    bmvp_jw_int(w, "qform_code", m->qform_code);
-    bmvp_jw_int(w, "sform_code", m->sform_code);
-    bmvp_jw_string(w, "affine_from", source[from >= 1 && from <= 4 ? from : 0]);
-    bmvp_jw_array(w, "affine");
-    for (i = 0; i < 12; ++i) bmvp_jw_double(w, NULL, affine[i]);
-    bmvp_jw_end(w);
-    bmvp_jw_int(w, "extensions", m->n_extensions);
-    if (m->descrip[0]) bmvp_jw_string(w, "descrip", m->descrip);
-}
 
 static void describe_tensors(bmvp_jw *w, const bmvp_ckpt *f)
 {
@@ -58,6 +28,30 @@ static void describe_tensors(bmvp_jw *w, const bmvp_ckpt *f)
         for (a = 0; a < f->entry[i].rank; ++a) bmvp_jw_int(w, NULL, f->entry[i].dim[a]);
         bmvp_jw_end(w);
         bmvp_jw_end(w);
+    }
+    bmvp_jw_end(w);
+}
+
+/* How many numbers each part has: what stands before the first dot of the network's names, and each other group. */
+static void describe_sizes(bmvp_jw *w, const bmvp_ckpt *f)
+{
+    char part[128], last[128] = "";
+    int64_t sum = 0, n;
+    int i, a;
+    bmvp_jw_object(w, "numbers_by_part");
+    for (i = 0; i <= f->n_entries; ++i) {
+        const bmvp_ckpt_entry *e = i < f->n_entries ? &f->entry[i] : NULL;
+        const int own = e && (!e->group[0] || strcmp(e->group, "state_dict") == 0);
+        if (e) snprintf(part, sizeof part, "%s", own ? e->name : e->group);
+        if (own) part[strcspn(part, ".")] = 0;
+        if ((!e || strcmp(part, last) != 0) && last[0]) {
+            bmvp_jw_int(w, last, sum);
+            sum = 0;
+        }
+        if (!e) break;
+        snprintf(last, sizeof last, "%s", part);
+        for (a = 0, n = 1; a < e->rank; ++a) n *= e->dim[a];
+        sum += n;
     }
     bmvp_jw_end(w);
 }
@@ -108,6 +102,7 @@ static void describe_checkpoint(bmvp_jw *w, const bmvp_ckpt *f)
         if (f->meta[i].group[0] == 0 && strcmp(f->meta[i].name, "run") != 0)
             bmvp_jw_string(w, f->meta[i].name, f->meta[i].value);
     bmvp_jw_end(w);
+    describe_sizes(w, f);
     describe_tensors(w, f);
 }
 
@@ -125,6 +120,41 @@ static void describe_parts(bmvp_jw *w, const dataset *d)
         if (count[p]) bmvp_jw_int(w, data_part_name[p], count[p]);
     if (count[PART_NONE] < d->n) bmvp_jw_end(w);
     if (folds) bmvp_jw_int(w, "folds", folds);
+}
+
+/* One line a case: the grid of its first image, what there is of it */
+static void describe_cases(bmvp_jw *w, const dataset *d)
+{
+    bmvp_nii_image image;
+    bmvp_error err;
+    int64_t i;
+    int m, a;
+    bmvp_jw_array(w, "case_list");
+    for (i = 0; i < d->n; ++i) {
+        const data_case *k = &d->item[i];
+        for (m = 0; m < BMVP_MODALITIES && !k->image[m];) ++m;
+        bmvp_jw_object(w, NULL);
+        bmvp_jw_string(w, "id", k->id);
+        if (m < BMVP_MODALITIES && bmvp_nii_read_header(&image, k->image[m], NULL, &err) == BMVP_OK) {
+            bmvp_jw_array(w, "dim");
+            for (a = 0; a < image.ndim; ++a) bmvp_jw_int(w, NULL, image.dim[a]);
+            bmvp_jw_end(w);
+            bmvp_jw_array(w, "mm");
+            for (a = 1; a <= 3; ++a) bmvp_jw_double(w, NULL, image.pixdim[a]);
+            bmvp_jw_end(w);
+            bmvp_nii_image_free(&image);
+        } else if (m < BMVP_MODALITIES) bmvp_jw_string(w, "unreadable", err.message);
+        bmvp_jw_array(w, "images");
+        for (m = 0; m < BMVP_MODALITIES; ++m)
+            if (k->image[m]) bmvp_jw_string(w, NULL, bmvp_modality_name(m));
+        bmvp_jw_end(w);
+        bmvp_jw_bool(w, "label", k->label != NULL);
+        if (k->class_index >= 0) bmvp_jw_int(w, "class", k->class_index);
+        if (k->patient) bmvp_jw_string(w, "patient", k->patient);
+        if (k->part != PART_NONE) bmvp_jw_string(w, "part", data_part_name[k->part]);
+        bmvp_jw_end(w);
+    }
+    bmvp_jw_end(w);
 }
 
 static void describe_dataset(bmvp_jw *w, const dataset *d)
@@ -151,6 +181,7 @@ static void describe_dataset(bmvp_jw *w, const dataset *d)
         if (count[m]) bmvp_jw_int(w, bmvp_modality_name(m), count[m]);
     bmvp_jw_end(w);
     describe_parts(w, d);
+    describe_cases(w, d);
 }
 
 /* "key  value" lines; lists of plain values on one line; a tensor on one line */
@@ -177,6 +208,28 @@ static void print_tensor(const bmvp_json *t)
     printf(")  %s\n", bmvp_json_string(bmvp_json_get(t, "dtype"), ""));
 }
 
+/* a  160x192x160  1 1 1 mm  flair t1 label  class 2  patient p  part train */
+static void print_case(const bmvp_json *k)
+{
+    const bmvp_json *m;
+    printf("  %s ", bmvp_json_string(bmvp_json_get(k, "id"), ""));
+    for (m = k->first ? k->first->next : NULL; m; m = m->next) {
+        const bmvp_json *v;
+        if (strcmp(m->key, "dim") == 0) {
+            for (v = m->first; v; v = v->next) printf("%s%lld", v == m->first ? " " : "x", (long long)v->i);
+        } else if (strcmp(m->key, "mm") == 0) {
+            printf("  ");
+            print_value(m);
+            printf(" mm ");
+        } else if (strcmp(m->key, "label") == 0) printf("%s", m->i ? " label" : "");
+        else {
+            printf(strcmp(m->key, "images") == 0 ? " " : "  %s ", m->key);
+            print_value(m);
+        }
+    }
+    printf("\n");
+}
+
 static void print_node(const bmvp_json *n, int depth)
 {
     const bmvp_json *m, *t;
@@ -185,9 +238,9 @@ static void print_node(const bmvp_json *n, int depth)
         if (m->type == BMVP_JSON_OBJECT) {
             printf("\n");
             print_node(m, depth + 1);
-        } else if (strcmp(m->key, "tensors") == 0) {
+        } else if (strcmp(m->key, "tensors") == 0 || strcmp(m->key, "case_list") == 0) {
             printf("%lld\n", (long long)m->i);
-            for (t = m->first; t; t = t->next) print_tensor(t);
+            for (t = m->first; t; t = t->next) (m->key[0] == 't' ? print_tensor : print_case)(t);
         } else {
             print_value(m);
             printf("\n");
@@ -230,7 +283,7 @@ static bmvp_status describe(bmvp_jw *w, const char *path, const dataset_options 
         return st;
     }
     if ((st = bmvp_nii_read_header(&image, path, NULL, err)) != BMVP_OK) return st;
-    describe_volume(w, path, &image);
+    info_volume(w, path, &image);
     bmvp_nii_image_free(&image);
     return BMVP_OK;
 }

@@ -35,7 +35,7 @@ typedef struct job {
     int64_t done, failed;
 } job;
 
-static const char mark[] = "bmvp prediction"; /* descrip of the files: only such are written over */
+static const char mark[] = "bmvp predict"; /* descrip of bmvp_predict's maps: only such files are written over */
 
 /* OUT/ID.nii.gz, or OUT/ID_REGION.nii.gz; malloc */
 static char *map_path(const job *j, const char *id, const char *region)
@@ -50,9 +50,7 @@ static bmvp_status write_map(const job *j, const char *id, const char *region, c
 {
     char *path = map_path(j, id, region);
     bmvp_status st = path ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
-    bmvp_nii_image marked = *map;
-    snprintf(marked.descrip, sizeof marked.descrip, "%s", mark);
-    if (path) st = bmvp_nii_write(path, &marked, NULL, err);
+    if (path) st = bmvp_nii_write(path, map, NULL, err);
     free(path);
     return st;
 }

@@ -30,10 +30,27 @@ static const char *find_colin(void)
     return NULL;
 }
 
-static bmvp_status load(atlas *a, const char *file, const char *brain, bmvp_error *err)
+/* Colin27's brain was cut out along its grey matter: values fall over the next 2 mm and are lowest from there on. That
+   rim is the fluid about a brain, which brain masks have: without it they are too small, most where the case is T1,
+   too, and follows the cut. */
+static bmvp_status add_rim(bmvp_nii_volume *brain, bmvp_error *err)
+{
+    const int64_t n = brain->dim[0] * brain->dim[1] * brain->dim[2];
+    bmvp_nii_volume away;
+    int64_t i;
+    bmvp_status st = bmvp_nii_distance(&away, brain, err);
+    if (st) return st;
+    for (i = 0; i < n; ++i) brain->data[i] = away.data[i] < 2;
+    bmvp_nii_volume_free(&away);
+    return st;
+}
+
+/* rim: the brain lacks it. */
+static bmvp_status load(atlas *a, const char *file, const char *brain, int rim, bmvp_error *err)
 {
     bmvp_status st = read_file(&a->head, file, err);
     if (!st && brain) st = read_file(&a->brain, brain, err);
+    if (!st && rim) st = add_rim(&a->brain, err);
     return st ? st : bmvp_atlas_set(&a->is, file, &a->head, brain ? &a->brain : NULL, err);
 }
 
@@ -49,7 +66,7 @@ static bmvp_status load_colin(atlas *a, const char *brain, bmvp_error *err)
                               colin_head, colin_brain, places[0]);
     head = path_join(dir, colin_head);
     of = brain ? text_copy(brain) : path_join(dir, colin_brain);
-    st = head && of ? load(a, head, of, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    st = head && of ? load(a, head, of, !brain, err) : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     free(head);
     free(of);
     return st;
@@ -59,7 +76,7 @@ bmvp_status atlas_load(atlas *a, const char *file, const char *brain, bmvp_error
 {
     bmvp_status st;
     memset(a, 0, sizeof *a);
-    st = strcmp(file, "auto") == 0 ? load_colin(a, brain, err) : load(a, file, brain, err);
+    st = strcmp(file, "auto") == 0 ? load_colin(a, brain, err) : load(a, file, brain, 0, err);
     if (st) atlas_free(a);
     return st;
 }

@@ -188,6 +188,7 @@ static void meet_greet(meeting *m, int i)
     } else {
         rank_peer *p = &m->peer[v->hello.rank];
         p->fd[v->hello.channel] = v->fd;
+        p->until = clock_now() + m->s->hello;
         p->token = v->hello.token;
         memcpy(p->host, v->hello.host, sizeof p->host);
         --m->missing;
@@ -239,6 +240,17 @@ static void meet_watch(struct pollfd *p, int fd)
     p->revents = 0;
 }
 
+/* A rank says both its hellos at once: half of one that stays half is a stranger, or has lost its other half. */
+static void meet_part(meeting *m)
+{
+    int r;
+    for (r = 1; r < m->l->size; ++r) {
+        const rank_peer *p = &m->peer[r];
+        const int halves = (p->fd[CHANNEL_DATA] >= 0) + (p->fd[CHANNEL_CONTROL] >= 0);
+        if (halves == 1 && clock_now() > p->until) meet_unseat(m, r);
+    }
+}
+
 /* Waits a little and does what is to be done then. */
 static void meet_turn(meeting *m)
 {
@@ -256,6 +268,7 @@ static void meet_turn(meeting *m)
         else if (m->poll[m->listeners + i].revents) meet_hear(m, i);
     }
     for (i = 0; i < m->listeners; ++i) if (m->poll[i].revents) meet_accept(m, m->listener[i]);
+    meet_part(m);
 }
 
 /* "1, 3 and 2 more" */

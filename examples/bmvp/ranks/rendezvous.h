@@ -1,7 +1,8 @@
 /* rendezvous.h - the ranks of a run find one another: rank 0 listens, every other rank connects to it twice
 
    A rank that connects says who it is in a message of fixed size (rank_hello) and waits. Rank 0 refuses what is not of
-   its job with a reason, and closes what is slow or speaks something else; neither keeps a rank of the job out. When
+   its job with a reason, and closes what is slow (half of a rank, too) or speaks something else; neither keeps a rank
+   of the job out. When
    all ranks are there it stops listening and answers all of them. There is no secret but the job's nonce: run it in
    networks whose hosts may be trusted. */
 #ifndef RENDEZVOUS_H_INCLUDED
@@ -32,6 +33,7 @@ typedef struct rank_peer {
     int fd[CHANNELS]; /* -1: none */
     char host[HOST_TEXT];
     uint64_t token;
+    double until; /* rank 0, of a rank that has come with one connection: when it must have come with both */
 } rank_peer;
 
 /* peer: one for each rank. Rank 0 gets connections to all others, the others to rank 0; they do not block. BMVP_E_IO:
