@@ -762,7 +762,7 @@ BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, 
 BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err);
 /* Reading: every entry of the part must be in the group with its shape (what is carried only, never used, may be
    missing); the first mismatch is named and nothing has changed then. Further tensors of the file are ignored:
-   bmvp_state_left names them. NaN or infinity in a tensor is BMVP_E_FORMAT; what stood before it has been loaded. */
+   bmvp_state_left names them. NaN, infinity or a running_var below 0 is BMVP_E_FORMAT; what stood before is loaded. */
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
 /* How many tensors of the group have no entry in the list. text: their names, by commas, as many as fit. */
 BMVP_API int bmvp_state_left(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_list *list, char *text,
@@ -4167,13 +4167,16 @@ static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_s
     return -1;
 }
 
-/* Numbers of a network or of its moments. Those of a run that diverged would make every result NaN without a word. */
+/* Numbers of a network, of its moments or templates. NaN, infinity and a variance below 0, which a run that diverged
+   leaves, would make every result NaN without a word. */
 static bmvp_status bmvpi_state_read(bmvp_ckpt *f, int k, int64_t first, int64_t n, float *to, bmvp_error *err)
 {
     const bmvp_status st = bmvp_ckpt_load_f32(f, k, first, n, to, err);
+    const char *end = strstr(f->entry[k].name, "running_var");
+    const float low = end && !end[11] ? 0 : -FLT_MAX;
     int64_t i;
     for (i = 0; i < n && !st; ++i)
-        if (!(to[i] - to[i] <= 0))
+        if (!(to[i] >= low && to[i] <= FLT_MAX))
             return bmvp_error_set(err, BMVP_E_FORMAT,
                                   "%s: tensor '%s' holds %g: the run that wrote it has diverged; take an earlier file",
                                   f->path, f->entry[k].name, (double)to[i]);
@@ -4187,8 +4190,8 @@ static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_s
     if (s->torch_rank == 0) {
         if (f->entry[k].dtype == BMVP_DTYPE_I64)
             return bmvp_ckpt_load(f, k, &s->counter, (int64_t)sizeof s->counter, err);
-        st = bmvp_ckpt_load_f32(f, k, 0, 1, buf, err);
-        if (!st) s->counter = (int64_t)buf[0];
+        st = bmvpi_state_read(f, k, 0, 1, buf, err);
+        if (!st) s->counter = buf[0] < 1e18f && buf[0] > -1e18f ? (int64_t)buf[0] : 0;
         return st;
     }
     st = bmvpi_state_read(f, k, s->part * t->numel, t->numel, buf, err);

@@ -4443,7 +4443,7 @@ static bmvp_status bmvpi_ft_take_template(bmvp_ft *f, bmvp_ckpt *file, const bmv
     if (!s->fine_tuned) st = bmvp_state_group(file, &group, err);
     k = st ? -1 : bmvp_ckpt_find(file, group, s->fine_tuned ? name : "rep_template");
     if (!st && k < 0) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: the template of %s is missing", file->path, name);
-    if (!st) st = bmvp_ckpt_load_f32(file, k, s->fine_tuned ? 0 : part * n, n, buf, err);
+    if (!st) st = bmvpi_state_read(file, k, s->fine_tuned ? 0 : part * n, n, buf, err);
     if (st) return st;
     bmvp_state_from_torch(&f->templates.item[m], buf, f->templates.item[m].t->x);
     if (s->normalise) bmvpi_ft_normalise(f->templates.item[m].t, s->eps);
