@@ -180,7 +180,7 @@ int main(void)
     fill(x, E * E * E * CI, 1);
     fill(w, K * K * K * CI * CO, 2);
     printf("%d^3 voxels, %d -> %d channels, kernel %d^3, zeros around: %.1f million products\n", E, CI, CO, K,
-           1e-6 * E * E * E * 27 * CI * CO);
+           1e-6 * (double)(E * E * E * 27 * CI * CO));
     timed("naive", naive);
     timed("blocked", blocked);
     timed("vector", vectors);

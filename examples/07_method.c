@@ -39,7 +39,7 @@ static bmvp_tensor *rebuilding(bmvp_ctx *c, bmvp_tensor *rebuilt, int first, bmv
     int i;
     for (i = 0; i < CASES; ++i, sum = sum ? bmvp_add(c, sum, one) : one)
         one = bmvp_mse(c, bmvp_reshape(c, bmvp_slice(c, rebuilt, 0, first + i, 1), 3, cube), crop[i]);
-    return bmvp_scale(c, sum, 1.0 / CASES, 0);
+    return bmvp_scale(c, sum, 1 / (double)CASES, 0);
 }
 
 /* (4), (5): a view is to find the other view of its case among those of all: cross-entropy of cosines / tau, both
@@ -83,8 +83,8 @@ static double template_size(bmvp_ssl *ssl)
     double sum = 0;
     int k;
     bmvp_read(bmvp_ssl_trainer(ssl)->c, bmvp_ssl_template(ssl, 0), t);
-    for (k = 0; k < VOXELS; ++k) sum += (double)t[k] * (double)t[k] / VOXELS;
-    return sqrt(sum);
+    for (k = 0; k < VOXELS; ++k) sum += (double)t[k] * (double)t[k];
+    return sqrt(sum / (double)VOXELS);
 }
 
 static int show(bmvp_ssl *ssl, const bmvp_ssl_item *item)

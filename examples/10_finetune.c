@@ -3,7 +3,7 @@
    What you learn: how a checkpoint of pre-training becomes the start of a segmentation network, what the two copies
    of a case are for, and how the template of a missing modality stands in for it at prediction. Cases are balls of
    random place in two "modalities" that show them differently; the label is the ball.
-   Run:  cc -O2 -I. examples/10_finetune.c -o 10_finetune -lm -lpthread && ./10_finetune     (13 s; compiling: 20 s)
+   Run:  cc -O2 -I. examples/10_finetune.c -o 10_finetune -lm -lpthread && ./10_finetune     (16 s; compiling: 20 s)
    You see, numbers within 20 % or 0.1; and 10_finetune.svg: the images, the truth, both predictions:
    | from the checkpoint: 123 tensors taken, 2 adapted, 8 fresh
    | step 60: loss 1.0

@@ -21,8 +21,7 @@
       number, and no shift.
    2. Climb on the correlation of the two brightnesses in place of the NMI. How near does it end? Hint: fat is bright
       in both scans, but water is dark in one and bright in the other.
-   In the headers: bmvp_nifti.h >>register; >>mutual information (Parzen windows, the gradient), >>search (the many
-   places). */
+   In the headers: bmvp_nifti.h >>register; >>mutual information (windows, gradient), >>search (the many places). */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_nifti.h"
 #include "picture.h"
@@ -76,8 +75,8 @@ static void scan(bmvp_nii_volume *v, const double truth[16], int t2)
 {
     const int64_t dim[3] = { X, Y, Z };
     const double mm[3] = { t2 ? 0.9 : 1, t2 ? 0.95 : 1, t2 ? 1.15 : 1 };
-    const double affine[16] = { mm[0], 0, 0, -mm[0] * X / 2, 0, mm[1], 0, -mm[1] * Y / 2,
-                                0, 0, mm[2], -mm[2] * Z / 2, 0, 0, 0, 1 };
+    const double affine[16] = { mm[0], 0, 0, -mm[0] * (X / 2), 0, mm[1], 0, -mm[1] * (Y / 2),
+                                0, 0, mm[2], -mm[2] * (Z / 2), 0, 0, 0, 1 };
     double back[16], to[16], p[3];
     uint32_t noise = 1;
     int i, k;
@@ -95,10 +94,11 @@ static void scan(bmvp_nii_volume *v, const double truth[16], int t2)
 /* How often brightness x of a meets brightness y of b, as shares; both are below BINS */
 static void joint_histogram(float *joint, const bmvp_nii_volume *a, const bmvp_nii_volume *b)
 {
+    const float bins = 0.93f * (float)BINS;
     int i;
     memset(joint, 0, BINS * BINS * sizeof *joint);
     for (i = 0; i < X * Y * Z; ++i)
-        joint[(int)(b->data[i] * 0.93f * BINS) * BINS + (int)(a->data[i] * 0.93f * BINS)] += 1.0f / (X * Y * Z);
+        joint[(int)(b->data[i] * bins) * BINS + (int)(a->data[i] * bins)] += 1.0f / (X * Y * Z);
 }
 
 static double entropy(const float *p, int n)

@@ -47,7 +47,7 @@ static void make_case(uint32_t number, float (*of)[N])
     float ball[BALLS][4];
     int i, b, m;
     for (b = 0; b < BALLS; ++b) {
-        for (m = 0; m < 3; ++m) ball[b][m] = EDGE * bmvp_rng_uniform(&r);
+        for (m = 0; m < 3; ++m) ball[b][m] = (float)EDGE * bmvp_rng_uniform(&r);
         ball[b][3] = 4 + 6 * bmvp_rng_uniform(&r);
     }
     for (i = 0; i < N; ++i) {
@@ -149,7 +149,7 @@ int main(void)
     (void)bmvp_net_preset("uniformer_tiny", &net);
     ssl = bmvp_ssl_create(c, &net, &cfg, MODALITIES, names, grid);
     if (ssl) {
-        printf("by chance: own case %.1f own modality %.1f\n", VOLUMES * 2.0 / 23, VOLUMES * 7.0 / 23);
+        printf("by chance: own case %.1f own modality %.1f\n", (double)VOLUMES * 2 / 23, (double)VOLUMES * 7 / 23);
         search("before", ssl, 0, cosine[0]);
         search("before, new cases", ssl, 1000, again);
         pretrain(ssl);

@@ -11,7 +11,7 @@ static bmvp_tensor *masked_rebuilding(bmvp_ctx *c, bmvp_tensor *rebuilt, int num
     bmvp_tensor *one = bmvp_reshape(c, bmvp_slice(c, rebuilt, 0, number, 1), 3, cube);
     double share = 0;
     int k;
-    for (k = 0; k < VOXELS; ++k) share += (double)mask[k] / VOXELS;
+    for (k = 0; k < VOXELS; ++k) share += (double)mask[k] / (double)VOXELS;
     return bmvp_scale(c, bmvp_mse(c, bmvp_mul(c, one, hide), bmvp_mul(c, crop, hide)), 1 / share, 0);
 }
 

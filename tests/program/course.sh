@@ -56,24 +56,47 @@ for said in 'a 2.03 b\nc 7 ms' 'a 2.00 d\nc 7 ms' 'c 7 ms\na 2.00 b' 'a nan b\nc
     if agrees "$T/head.c" "$T/off" >/dev/null; then fail "'$said' passed"; else pass; fi
 done
 
+# cc_lines FILE: the lines that compile an example, of a lesson's head or a text. compiles STANDARD LINE: it does so, in silence; without
+# optimisation and vector kernels, which take minutes for all of them, and whole as C99 alone, as C++11 up to the linker.
+GZ=${GZ--ldeflate}
+cc_lines() { sed -n 's/^\(   Run:  \)\{0,1\}\(cc -O2 -I\. examples\/[^&]*[^& ]\).*$/\2/p' "$1"; }
+compiles()
+{
+    case $2 in *" -ldeflate "*) if [ "$GZ" != -ldeflate ]; then skip "$2: this build has no libdeflate"; return; fi ;; esac
+    quick=$(echo "$2" | sed 's/^cc -O2/-O0 -DBMVP_NO_SIMD/')
+    case $1 in c99) quick="${CC:-cc} -std=c99 -pedantic $quick" ;; *) quick="${CXX:-c++} -x c++ -std=c++11 -fsyntax-only $quick" ;; esac
+    silent "$1: $2" sh -c "$(echo "$quick" | sed "s|-o |-o $T/|")"
+}
+for source in README.md examples/*.md examples/[0-9]*.c; do
+    cc_lines "$source" >"$T/lines"
+    while read -r line; do
+        compiles c99 "$line"
+        if command -v "${CXX:-c++}" >/dev/null 2>&1; then compiles c++11 "$line"; fi
+    done <"$T/lines"
+done
+# warned SOURCE NAME: its own lines, the implementation is compiled by forms.sh, have no warning as C99 and as C++11
+warned()
+{
+    sed 's/^#define BMVP_IMPLEMENTATION$//' "$1" >"$T/lesson.c"
+    for compiler in "${CC:-cc} -x c -std=c99" "${CXX:-c++} -x c++ -std=c++11" "clang -x c -std=c99" "clang++ -x c++ -std=c++11"; do
+        command -v "${compiler%% *}" >/dev/null 2>&1 || continue
+        # shellcheck disable=SC2086 # a compiler and its flags
+        silent "$2: $compiler" $compiler -Wall -Wextra -Wpedantic -Wshadow -Wconversion -I. -Ibuild/lessons -Iexamples -fsyntax-only "$T/lesson.c"
+    done
+}
+check "README.md has a cc line" test -n "$(cc_lines README.md)"
+
 for source in examples/[0-9]*.c; do
     name=$(basename "$source" .c)
     (cd "$T" && "$here/build/$name") >"$T/$name" 2>&1 || fail "$name" "$T/$name"
     check "$name prints what its head shows" agrees "$source" "$T/$name"
     check "$name is at most 200 lines" test "$(wc -l <"$source")" -le 200
-    check "$name: its cc line" grep -q "cc -O2 -I. examples/$name.c -o $name .*-lm -lpthread && ./$name" "$source"
+    check "$name: its cc line" grep -q "^   Run:  cc -O2 -I. examples/$name.c -o $name .*-lm -lpthread && ./$name" "$source"
     check "$name: two exercises" test "$(sed '/\*\//q' "$source" | grep -c '^   [12]\. ')" = 2
-    # the implementation is compiled by forms.sh; here the lesson's own lines
-    for std in c99 c++11; do
-        case $std in c99) compiler=${CC:-cc} lang=c ;; *) compiler=${CXX:-c++} lang=c++ ;; esac
-        command -v "$compiler" >/dev/null 2>&1 || continue
-        sed 's/^#define BMVP_IMPLEMENTATION$//' "$source" >"$T/lesson.c"
-        silent "$name as $std" "$compiler" -x $lang -std=$std -Wall -Wextra -Wpedantic -Wshadow -Wconversion -I. -Iexamples -fsyntax-only "$T/lesson.c"
-    done
+    warned "$source" "$name"
 done
 # On every instruction set the same, where that takes seconds: level.c changes what a lesson's contexts ask for. Plain loops train too slowly
 # for 07, 08, 09 and 12; 10 and 14 run on the processor's own alone. What the processor lacks runs on the best that it has.
-GZ=${GZ--ldeflate}
 level_of() # LESSON: the lesson linked with level.c
 {
     sed 's/^#define BMVP_IMPLEMENTATION$//' "examples/$1.c" >"$T/lesson.c"
@@ -96,13 +119,7 @@ for source in examples/solutions/*.c; do
     said=$?
     if [ $said = 0 ]; then pass; else fail "solutions/$name finds what it should" "$T/solution"; fi
     check "solutions/$name is at most 200 lines" test "$(wc -l <"$source")" -le 200
-    for std in c99 c++11; do
-        case $std in c99) compiler=${CC:-cc} lang=c ;; *) compiler=${CXX:-c++} lang=c++ ;; esac
-        command -v "$compiler" >/dev/null 2>&1 || continue
-        sed 's/^#define BMVP_IMPLEMENTATION$//' "$source" >"$T/lesson.c"
-        silent "solutions/$name as $std" "$compiler" -x $lang -std=$std -Wall -Wextra -Wpedantic -Wshadow -Wconversion -I. -Ibuild/lessons -Iexamples \
-            -fsyntax-only "$T/lesson.c"
-    done
+    warned "$source" "solutions/$name"
 done
 for source in examples/[0-9]*.c; do
     check "$(basename "$source"): solutions" test -f "examples/solutions/$(basename "$source")"
