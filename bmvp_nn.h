@@ -4167,7 +4167,7 @@ static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_s
     return -1;
 }
 
-/* Numbers of a network, of its moments or templates. NaN, infinity and a variance below 0, which a run that diverged
+/* Numbers of a network or of its moments. NaN, infinity and a variance below 0, which a run that diverged
    leaves, would make every result NaN without a word. */
 static bmvp_status bmvpi_state_read(bmvp_ckpt *f, int k, int64_t first, int64_t n, float *to, bmvp_error *err)
 {

@@ -316,7 +316,7 @@ static void test_init(void)
     CHECK(bmvp_ssl_save(pre, path, NULL, &err) == BMVP_OK);
     bmvp_ft_set_fill(s.f, 0);
     CHECK(bmvp_ft_init(s.f, path, 1, &what, &err) == BMVP_E_FORMAT);
-    CHECK_HOLDS(err.message, "tensor 'rep_template' holds inf");
+    CHECK_HOLDS(err.message, "tensor 'rep_template', the template of flair, holds inf");
     bmvp_ssl_destroy(pre);
     bmvp_destroy(c);
     stop(&s);
