@@ -486,7 +486,9 @@ BMVP_API bmvp_status bmvp_nii_read_box(float *dst, const bmvp_nii_file *file, co
 
 BMVP_API void bmvp_nii_close(bmvp_nii_file *file);
 
-/* >>affine ----------------------------------------------------------------------------------------------------- */
+/* >>affine -----------------------------------------------------------------------------------------------------
+   An affine a is double[16], row-major. Voxel (i, j, k), counted from 0, lies at x = a[0] i + a[1] j + a[2] k + a[3],
+   y = a[4] i + .. + a[7], z = a[8] i + .. + a[11], in mm; x grows to the right, y to the front, z up (RAS). */
 
 /* qform matrix of an image: rotation from the quaternion (a >= 0; normalised when b^2+c^2+d^2 > 1), columns
    times pixdim[1], pixdim[2], qfac * pixdim[3], translation qoffset. */
