@@ -12,7 +12,7 @@
    Harder ones (variety.h), for experiments that ask what a method is good for. Each setting is 0 by default and then
    changes no byte:
      --overlap X      1: core and oedema differ little in t2 and flair (core from cortex, too), core and cortex not at
-                      all in t1, clotted core and enhancing part little in t1c: only pairs of images tell the parts apart
+                      all in t1, clotted core and enhancing part little in t1c: only pairs of images tell them apart
      --decoys N       spots without label: scars (bright in t2 and flair) and old bleeds (bright in t1 and t1c)
      --anatomy X      1: ventricles 0.7 to 1.6 times as large and up to twice as large on one side, folds finer and
                       coarser by a quarter, a warp up to twice as strong, narrower heads
