@@ -1,5 +1,5 @@
-/* test_atlas.c - the template of --template: what cannot be one is refused by name, and Colin27 as `auto` gives it finds
-   the brains of real heads. */
+/* test_atlas.c - the template of --template: what cannot be one is refused by name, and Colin27 as `auto` gives it
+   finds the brains of real heads. */
 #include "examples/bmvp/data/atlas.h"
 #include "tests/support/check.h"
 
@@ -18,7 +18,8 @@ static void refused(const bmvp_nii_volume *head, const bmvp_nii_volume *brain, c
     atlas a;
     bmvp_status st;
     CHECK_OK(bmvp_nii_write_volume(head_file, head, BMVP_NII_FLOAT32, 1, 0, NULL, NULL, &err));
-    if (brain) CHECK_OK(bmvp_nii_write_volume(brain_file, brain, BMVP_NII_FLOAT32, 1, 0, NULL, NULL, &err));
+    if (brain)
+        CHECK_OK(bmvp_nii_write_volume(brain_file, brain, BMVP_NII_FLOAT32, 1, 0, NULL, NULL, &err));
     memset(&err, 0, sizeof err);
     st = atlas_load(&a, head_file, brain ? brain_file : NULL, &err);
     if (text) check_report(st && strstr(err.message, text) && strstr(err.message, "test_atlas_"), __FILE__, __LINE__,
