@@ -1,6 +1,6 @@
 /* 04_convolution.c - lesson 4: a 3-D convolution by hand, and why a fast one is fast
 
-   What you learn: the formula is seven loops, and so is a program that is right. Then the same products in other
+   What you learn: the formula is eight loops, and so is a program that is right. Then the same products in other
    orders, timed: blocked, with a border of zeros in place of ifs and numbers that are used again while they are in
    registers; four at a time; and the op of the library, with wider vectors and fewer products (Winograd).
    Run:  cc -O2 -I. examples/04_convolution.c -o 04_convolution -lm -lpthread && ./04_convolution
@@ -18,7 +18,8 @@
       channel axes exchanged.
    2. What does the naive loop cost with kernels of 5^3, and what do three convolutions in a row, 5x1x1, 1x5x1, 1x1x5?
       Count the products. Hint: 125 against 15.
-   In the headers: bmvp_tensor.h >>op conv3d (the same loops, and both gradients), >>kernel conv for the fast one. */
+   In the headers: bmvp_tensor.h >>op conv3d (the same loops, and both gradients), >>kernel conv for the fast one.
+   At length, with Winograd and the GPU: conv3d.md. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include <math.h>

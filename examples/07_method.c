@@ -13,7 +13,8 @@
       all cosines of a fresh network are near 1; tau stretches what is left, whichever view is nearest.
    2. Count the rebuilding error in masked voxels only, as masked auto-encoders do. Hint: bmvp_mul both sides of mse()
       by the mask, and divide by its mean.
-   In the headers: bmvp_ssl.h >>mask, >>views, >>losses, >>forward. */
+   In the headers: bmvp_ssl.h >>mask, >>views, >>losses, >>forward. Twin: pytorch/07_method.py, which starts from the
+   file that `./07_method START.pt` writes. */
 #define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"
@@ -87,6 +88,21 @@ static double template_size(bmvp_ssl *ssl)
     return sqrt(sum / (double)VOXELS);
 }
 
+/* The start for the twin in PyTorch: network and templates under the names of the released code, and the masks. */
+static bmvp_status hand_over(bmvp_ssl *ssl, float (*mask)[2][VOXELS], const char *path, bmvp_error *err)
+{
+    const int64_t dim[5] = { CASES, 2, EDGE, EDGE, EDGE };
+    bmvp_state_part part = { NULL, NULL, NULL, 0 };
+    bmvp_ckpt_writer *w;
+    if (bmvp_ckpt_writer_begin(path, BMVP_CKPT_PT, NULL, &w, err)) return err->status;
+    part.c = bmvp_ssl_trainer(ssl)->c, part.list = bmvp_ssl_state(ssl);
+    (void)bmvp_state_declare(w, "state_dict", &part, err);
+    (void)bmvp_ckpt_writer_add(w, "example", "mask", BMVP_DTYPE_F32, 5, dim, err);
+    (void)bmvp_state_data(w, &part, err);
+    (void)bmvp_ckpt_writer_data(w, mask, CASES * sizeof *mask, err);
+    return bmvp_ckpt_writer_finish(w, err); /* the first failure */
+}
+
 static int show(bmvp_ssl *ssl, const bmvp_ssl_item *item)
 {
     static float of[5][VOXELS];
@@ -107,7 +123,7 @@ static int show(bmvp_ssl *ssl, const bmvp_ssl_item *item)
     return picture_write("07_method.svg", p, 7);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     static float crop[CASES][2][VOXELS], mask[CASES][2][VOXELS];
     const char *const names[2] = { "t1", "t2" };
@@ -116,6 +132,7 @@ int main(void)
     bmvp_ssl_config cfg;
     bmvp_net_config net;
     bmvp_ssl_losses l;
+    bmvp_error err;
     double loss[3];
     bmvp_ssl *ssl;
     int i, k;
@@ -136,6 +153,7 @@ int main(void)
     }
     (void)bmvp_net_preset("uniformer_tiny", &net);
     ssl = bmvp_ssl_create(c, &net, &cfg, 2, names, cube);
+    if (ssl && argc > 1 && hand_over(ssl, mask, argv[1], &err)) printf("%s\n", err.message);
     if (ssl) {
         by_hand(ssl, item, loss);
         printf("by hand        cross-modal %.7f  distillation %.7f  contrast %.7f\n", loss[0], loss[1], loss[2]);

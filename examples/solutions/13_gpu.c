@@ -1,5 +1,5 @@
-/* Solutions of lesson 13, with its training: what a step of small, middle and large crops costs; products in bfloat16. On the CPU without
-   a GPU, which it says. Compiled for a GPU as the lesson is, with -DWITH_GPU. */
+/* Solutions of lesson 13, with its training: what a step of small, middle and large crops costs; products in
+   bfloat16. On the CPU without a GPU, which it says. Compiled for a GPU as the lesson is, with -DWITH_GPU. */
 #define main lesson
 #include "13_gpu.c"
 #undef main

@@ -124,6 +124,29 @@ done
 for source in examples/[0-9]*.c; do
     check "$(basename "$source"): solutions" test -f "examples/solutions/$(basename "$source")"
 done
+# conv3d.md: its fragments are a program that finds all ways alike, what it quotes is there still, its pictures are what the program makes
+awk '/^```c$/ { on = 1; next } /^```/ { on = 0 } on' examples/conv3d.md >"$T/conv3d.c"
+warned "$T/conv3d.c" "conv3d.md"
+grep -v '^#define BMVP_IMPLEMENTATION$' "$T/conv3d.c" >"$T/text.c"
+# shellcheck disable=SC2086 # flags are words
+silent "conv3d.md's program" "${CC:-cc}" -std=c99 -O2 -I. "$T/text.c" build/library.o -o "$T/conv3d" $GZ -lm -lpthread
+check "conv3d.md: all ways give the same, and the gradients fit" "$T/conv3d"
+awk -v dir="$T" '
+    /^<!-- from: .* -->$/ { name = $3; next }
+    name != "" && /^```/ && !file { file = dir "/quote" ++n; print file, name >(dir "/quotes"); next }
+    file && /^```/ { close(file); file = name = ""; next }
+    file { print >file }' examples/conv3d.md
+check "conv3d.md quotes" test "$(wc -l <"$T/quotes")" -ge 4
+while read -r quote file; do
+    check "conv3d.md: $(sed -n 1p "$quote") is in $file" awk 'NR == FNR { want[++n] = $0; next } { has[FNR] = $0 }
+        END { for (i = 1; i + n - 1 <= FNR; ++i) { for (k = 1; k <= n && has[i + k - 1] == want[k]; ++k) continue; if (k > n) exit 0 } exit 1 }' "$quote" "$file"
+done <"$T/quotes"
+silent "conv3d_pictures.c" "${CC:-cc}" -std=c99 -O2 -Wall -Wextra -Wpedantic -Wshadow -Wconversion examples/conv3d_pictures.c -o "$T/pictures"
+check "the pictures are made" "$T/pictures" examples/conv3d.md "$T"
+for picture in window winograd ladder; do
+    check "conv3d.md shows $picture" grep -q "(conv3d_$picture.svg)" examples/conv3d.md
+    same "$T/conv3d_$picture.svg" "examples/conv3d_$picture.svg"
+done
 # the ways to the code: tags that are there, and their lines within a fifth
 sed -n 's/^| .* | `\(bmvp_[a-z]*\.h\)` | \(`>>.*`\) | \([0-9]*\) |$/\1 \3 \2/p' examples/README.md >"$T/ways"
 check "examples/README.md has ways to the code" test "$(wc -l <"$T/ways")" -ge 10

@@ -4,7 +4,8 @@
     course_reference.py [BUILD [TWINS]]     build/ and examples/pytorch/ where no folder is given
 
 Each line of a twin has to be in the lesson's output, in this order: the same words, where the lesson may have more at the line's
-end (02: "wants a gradient reads 2") and between, and numbers within TOLERANCE of them, or LEAST. Needs torch, numpy.
+end (02: "wants a gradient reads 2") and between, and numbers within TOLERANCE of them, or one of the last digit behind the point.
+A twin that reads sys.argv goes on from a file that its lesson writes: both get the same name. Needs torch, numpy.
 """
 
 import pathlib
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 
-TOLERANCE, LEAST = 1e-4, 1.01e-4  # relative; a last printed digit of four
+TOLERANCE = 1e-4  # relative
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?$")
 
 
@@ -34,7 +35,8 @@ def like(want, got):
 
 def near(want, got):
     if NUMBER.match(want) and NUMBER.match(got):
-        return abs(float(want) - float(got)) <= max(LEAST, TOLERANCE * abs(float(want)))
+        digits = len(want.partition(".")[2]) if "e" not in want else 0
+        return abs(float(want) - float(got)) <= max(1.01 * 10**-digits if digits else 0, TOLERANCE * abs(float(want)))
     return want == got
 
 
@@ -54,9 +56,10 @@ def main():
     twins = sorted(pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else "examples/pytorch").resolve().glob("[0-9]*.py"))
     bad = not twins
     for path in twins:
+        start = ["start.pt"] if "sys.argv" in path.read_text() else []
         with tempfile.TemporaryDirectory() as folder:
             said = [
-                subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.splitlines()
+                subprocess.run(command + start, cwd=folder, check=True, capture_output=True, text=True).stdout.splitlines()
                 for command in ([str(build / path.stem)], [sys.executable, str(path)])
             ]
         missing = compare(*said) if said[1] else ["nothing was printed"]

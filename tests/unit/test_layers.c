@@ -1,5 +1,5 @@
 /* test_layers.c - the public layers of bmvp_nn.h: values and gradients against PyTorch in double
-   (tests/reference/own_network_reference.py), their start against PyTorch's rules, names, drop path, and a network that
+   (tests/reference/layers_reference.py), their start against PyTorch's rules, names, drop path, and a network that
    a program adds. */
 #include "bmvp_tensor.h"
 #include "bmvp_nn.h"

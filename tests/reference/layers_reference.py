@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""The PyTorch twin of examples/08_own_network.c.
+"""Every public layer of bmvp_nn.h in PyTorch.
 
-    own_network_reference.py FILE.pt        loads the file strictly and compares the twin's logits with those in it
-    own_network_reference.py fixtures DIR   writes layers.safetensors: every public layer of bmvp_nn.h in double
+    layers_reference.py DIR   writes layers.safetensors: results and gradients in double
 
 Parameters and inputs of the fixture are given by formula (networks_reference.py), so that only results are stored. Arrays are (N, C, X, Y, Z)
 in PyTorch and (N, Z, Y, X, C) in the file. Needs torch, numpy, safetensors.
@@ -16,37 +15,6 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from networks_reference import parameter_value, uniform
-
-
-class Level(nn.Module):
-    def __init__(self, width_in, width):
-        super().__init__()
-        self.conv1, self.norm1 = nn.Conv3d(width_in, width, 3, padding=1), nn.GroupNorm(4, width)
-        self.conv2, self.norm2 = nn.Conv3d(width, width, 3, padding=1), nn.GroupNorm(4, width)
-
-    def forward(self, x):
-        x = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(self.norm2(self.conv2(x)))
-
-
-class UNet(nn.Module):
-    def __init__(self, width=8, levels=3):
-        super().__init__()
-        w = [width << i for i in range(levels)]
-        self.down = nn.ModuleList([Level(w[i] if i else 1, w[i]) for i in range(levels)])
-        self.halve = nn.ModuleList([nn.Conv3d(w[i], w[i + 1], 2, stride=2) for i in range(levels - 1)])
-        self.widen = nn.ModuleList([nn.ConvTranspose3d(w[i + 1], w[i], 2, stride=2) for i in range(levels - 1)])
-        self.up = nn.ModuleList([Level(2 * w[i], w[i]) for i in range(levels - 1)])
-        self.out = nn.Conv3d(width, 1, 1)
-
-    def forward(self, x):
-        maps = []
-        for i, level in enumerate(self.down):
-            x = level(self.halve[i - 1](x) if i else x)
-            maps.append(x)
-        for i in reversed(range(len(self.up))):
-            x = self.up[i](torch.cat([self.widen[i](x), maps[i]], 1))
-        return self.out(x)
 
 
 def ours(x):
@@ -139,24 +107,7 @@ def fixtures(folder):
     save_file(out, f"{folder}/layers.safetensors")
 
 
-def compare(path):
-    file = torch.load(path, weights_only=True)
-    twin = UNet()
-    twin.load_state_dict(file["state_dict"], strict=True)
-    if list(twin.state_dict()) != list(file["state_dict"]):
-        raise SystemExit("other names, or another order")
-    with torch.no_grad():
-        logits = twin.double()(file["example"]["input"].double().permute(2, 1, 0)[None, None])[0, 0].permute(2, 1, 0)
-    worst = ((logits - file["example"]["logits"]).abs().max() / logits.pow(2).mean().sqrt()).item()
-    print(f"{path}: {len(file['state_dict'])} tensors loaded strictly; largest difference of logits {worst:.2e} of their rms")
-    if not worst <= 1e-5:
-        raise SystemExit(1)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and sys.argv[1] == "fixtures":
-        fixtures(sys.argv[2])
-    elif len(sys.argv) == 2:
-        compare(sys.argv[1])
-    else:
+    if len(sys.argv) != 2:
         raise SystemExit(__doc__)
+    fixtures(sys.argv[1])
