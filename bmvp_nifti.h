@@ -665,6 +665,10 @@ typedef struct bmvp_nii_register_how {
     const bmvp_nii_volume *mask;           /* on the fixed grid: only where above 0. NULL: foreground grown by 10 mm */
     bmvp_parallel_fn parallel;             /* the caller's threads; NULL = none. The result is the same bits */
     void *parallel_user;
+    /* As bmvp_config.progress: "poses", how many were looked at (asked at each step of a climb), of 0: not known
+       before. Nonzero: stop with E_CANCELLED, r is zeroed. Called by the thread that registers; NULL = none */
+    int (*progress)(void *user, const char *what, int64_t done, int64_t of);
+    void *progress_user;
 } bmvp_nii_register_how;
 
 typedef struct bmvp_nii_registration {
@@ -5693,6 +5697,8 @@ typedef struct bmvpi_nii_cost {
     double sum[BMVPI_NII_CHUNKS][12], product[BMVPI_NII_CHUNKS][144];
     bmvp_parallel_fn parallel;
     void *parallel_user;
+    const bmvp_nii_register_how *told;     /* of whom progress is asked; NULL: nobody */
+    int stop;                              /* 1: asked for */
 } bmvpi_nii_cost;
 
 static uint32_t bmvpi_nii_hash(uint32_t x)
@@ -6202,14 +6208,22 @@ static void bmvpi_nii_bfgs(double *b, int n, const double *s, const double *y)
 }
 
 /* From p uphill on a level of `step` mm; p->score is the value reached. */
+static int bmvpi_nii_stopped(bmvpi_nii_cost *q)
+{
+    if (!q->stop && q->told && q->told->progress)
+        q->stop = q->told->progress(q->told->progress_user, "poses", q->evaluations, 0) != 0;
+    return q->stop;
+}
+
 static void bmvpi_nii_climb(bmvpi_nii_cost *q, bmvpi_nii_pose *p, double step)
 {
     const double least = 0.01 * step;
     double g[12], gn[12], b[144], d[12], s[12], y[12];
     int it, k, l, fresh = 1;
+    if (bmvpi_nii_stopped(q)) return;
     p->score = bmvpi_nii_pose_value(q, p);
     if (!(p->score > 0) || !bmvpi_nii_fresh(q, p, g, b)) return;
-    for (it = 0; it < 30; ++it) {
+    for (it = 0; it < 30 && !bmvpi_nii_stopped(q); ++it) {
         double slope = 0, big = 0, a, gain;
         bmvpi_nii_pose t = *p;
         int found = 0;
@@ -6540,6 +6554,7 @@ static bmvp_status bmvpi_nii_run_levels(bmvp_nii_registration *r, bmvpi_nii_cost
         for (k = 0; k < poses.n; ++k) bmvpi_nii_move_centre(&poses.at[k], centre, q->s.centre);
         memcpy(centre, q->s.centre, sizeof centre);
         if (s == BMVP_OK) s = bmvpi_nii_run_level(q, &poses, &fixed[l], l, levels - 1, how, r, io);
+        if (q->stop) s = bmvpi_nii_fail(io->err, BMVP_E_CANCELLED, NULL, "stopped, as was asked for");
         if (s == BMVP_OK && l == levels - 1) {
             q->prior = 0;
             r->nmi = bmvpi_nii_pose_value(q, &poses.at[0]);
@@ -6583,6 +6598,7 @@ BMVP_API bmvp_status bmvp_nii_register(bmvp_nii_registration *r, const bmvp_nii_
     }
     if (s == BMVP_OK) s = bmvpi_nii_new_cost(&q, h.bins, h.parallel, h.parallel_user, &io);
     if (s == BMVP_OK) {
+        q->told = &h;
         q->prior = h.dof > BMVP_NII_RIGID ? 0.02 : 0;
         s = bmvpi_nii_run_levels(r, q, f, m, &h, levels, &io);
     }

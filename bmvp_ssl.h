@@ -313,7 +313,10 @@ BMVP_API bmvp_status bmvp_ssl_inspect(const char *path, bmvp_ssl_info *out, bmvp
    fine-tuning (bmvp_ft_method) are two; examples/09_own_method.c is a third, on 80 lines.
 
    A step is: bmvp_trainer_lr, bmvp_trainer_step with the step's items; or, in several passes,
-   bmvp_trainer_accumulate for each, then bmvp_trainer_update. Errors are the context's.
+   bmvp_trainer_accumulate for each, then bmvp_trainer_update. Errors are the context's. Before a pass
+   bmvp_config.progress is told the steps that are done (of 0: the trainer does not know how many there will be); if it
+   wants to stop, the call ends with BMVP_E_CANCELLED and nothing was computed: after bmvp_clear_error the same pass can
+   be given again. Of several ranks all must answer alike.
 
    Several ranks (bmvp_set_comm before bmvp_trainer_create) train as one with the whole batch: every rank draws the
    whole step, which depends on (seed, step) alone, and takes its share of each pass (bmvp_trainer_share); random
@@ -2163,6 +2166,7 @@ static bmvp_status bmvpi_trainer_pass(bmvp_trainer *t, const void *items, int n)
     bmvp_tensor *loss[BMVPI_NUMBERS], *mean;
     bmvp_pass p;
     int i;
+    if (bmvp_progress(t->c, "steps", t->steps, 0)) return bmvp_error_of(t->c)->status;
     if (!bmvpi_pass_open(&p, t, items, n)) return bmvp_error_of(t->c)->status;
     bmvp_step_begin(t->c);
     bmvp_capture_begin(t->c);

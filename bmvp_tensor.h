@@ -223,9 +223,10 @@ BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c);
 /* Copies the failure, or BMVP_OK, to err (NULL: fine) and returns its status: for calls that have an err of their own.
    The context keeps it. */
 BMVP_API bmvp_status bmvp_error_take(const bmvp_ctx *c, bmvp_error *err);
-/* "`done` of `of` `what`" for bmvp_config.progress; in its loops, by every call that takes seconds: steps of a
-   training, windows of a prediction, iterations of a registration. Returns the context's status: BMVP_E_CANCELLED once
-   the hook wants to stop. Nobody is told in a plan or after a failure. */
+/* "`done` of `of` `what`" for bmvp_config.progress (of 0: not known). Who tells: bmvp_ssl.h's trainer ("steps" that
+   are done, before each pass) and predictor ("windows"); programs may, too. bmvp_nii_register, which has no context,
+   takes the same function in its settings. Returns the context's status: BMVP_E_CANCELLED once the hook wants to stop.
+   Nobody is told in a plan or after a failure. */
 BMVP_API bmvp_status bmvp_progress(bmvp_ctx *c, const char *what, int64_t done, int64_t of);
 /* Not to be called from inside a task. */
 BMVP_API void bmvp_parallel(bmvp_ctx *c, int64_t n_tasks, bmvp_task_fn fn, void *arg);

@@ -185,6 +185,48 @@ static void test_teacher(void)
     bmvp_destroy(c);
 }
 
+/* asked before every pass, stops before step `stop_at` */
+typedef struct asked { int64_t stop_at; int times; } asked;
+static int stop_at(void *user, const char *what, int64_t done, int64_t of)
+{
+    asked *a = (asked *)user;
+    CHECK(strcmp(what, "steps") == 0 && of == 0 && done == a->times);
+    if (done == a->stop_at) return 1;
+    ++a->times;
+    return 0;
+}
+
+/* A training that is stopped, and goes on, is one that was not. */
+static void test_cancelled(void)
+{
+    asked a = { 2, 0 };
+    bmvp_config cfg = bmvp_config_default();
+    bmvp_ctx *c[2];
+    bmvp_trainer *t[2];
+    const bmvp_state_list *list[2];
+    int i, k, differ = 0;
+    c[0] = bmvp_create(&cfg, NULL);
+    cfg.progress = stop_at;
+    cfg.progress_user = &a;
+    c[1] = bmvp_create(&cfg, NULL);
+    for (i = 0; i < 2; ++i) {
+        t[i] = taught_make(c[i], 0);
+        taught_steps(t[i], 3);
+        if (i == 0) continue;
+        CHECK(bmvp_error_of(c[1])->status == BMVP_E_CANCELLED && t[1]->steps == 2 && a.times == 2);
+        CHECK_HOLDS(bmvp_error_of(c[1])->message, "steps: stopped at 2");
+        bmvp_clear_error(c[1]);
+        a.stop_at = -1;
+        taught_steps(t[1], 3);
+    }
+    CHECK(t[0]->steps == 3 && t[1]->steps == 3 && !bmvp_failed(c[0]) && !bmvp_failed(c[1]));
+    for (i = 0; i < 2; ++i) list[i] = bmvp_net_state(t[i]->net);
+    for (k = 0; k < list[0]->n; ++k)
+        differ += memcmp(list[0]->item[k].t->x, list[1]->item[k].t->x, (size_t)list[0]->item[k].t->numel * 4) != 0;
+    CHECK(differ == 0 && list[0]->n > 0);
+    for (i = 0; i < 2; ++i) bmvp_trainer_destroy(t[i]), bmvp_destroy(c[i]);
+}
+
 static void test_fields(void)
 {
     mim_config k = config_of();
@@ -203,6 +245,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_ranks);
     CHECK_RUN(test_taken_up);
     CHECK_RUN(test_teacher);
+    CHECK_RUN(test_cancelled);
     CHECK_RUN(test_fields);
     return check_end();
 }

@@ -465,6 +465,12 @@ static void pool_run(void *user, int64_t n, bmvp_task_fn fn, void *arg)
     for (i = 0; i < p->threads; ++i) pthread_join(t[i], NULL);
 }
 
+static int after_so_many(void *user, const char *what, int64_t done, int64_t of)
+{
+    CHECK(strcmp(what, "poses") == 0 && done > 0 && of == 0);
+    return --*(int *)user == 0;
+}
+
 static void test_threads_and_both_ways(void)
 {
     double one[16], truth[16], loop[16];
@@ -493,6 +499,15 @@ static void test_threads_and_both_ways(void)
         pthread_mutex_destroy(&p.lock);
     }
     how.parallel = NULL;
+    how.progress = after_so_many;
+    how.progress_user = &n;
+    n = 40;
+    CHECK(bmvp_nii_register(&other, &f, &m, &how, &err) == BMVP_E_CANCELLED && n == 0 && other.nmi == 0);
+    CHECK_HOLDS(err.message, "stopped, as was asked for");
+    n = 1 << 30;
+    CHECK_OK(bmvp_nii_register(&other, &f, &m, &how, &err));
+    CHECK(memcmp(&r, &other, sizeof r) == 0 && n < (1 << 30) - 40);
+    how.progress = NULL;
     CHECK_OK(bmvp_nii_register(&other, &m, &f, &how, &err));
     bmvpi_nii_matmul(loop, other.matrix, r.matrix);
     memcpy(other.matrix, loop, sizeof loop);
