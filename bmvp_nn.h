@@ -467,7 +467,8 @@ typedef enum bmvp_optim_kind { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM } bmvp_optim_kind
 
 typedef struct bmvp_optim_config {
     bmvp_optim_kind kind;
-    /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW) and Adam: 0.9, 0.999, 1e-8 */
+    /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW) and Adam: 0.9, 0.999, 1e-8. What a step does to a
+       number stands at bmvp_update in bmvp_tensor.h, its loop in >>device of the CPU there */
     double beta1, beta2, eps;
     double weight_decay;      /* AdamW: decoupled; SGD and Adam: added to the gradient. 1e-5 */
     double momentum;          /* SGD: torch.optim.SGD without dampening. 0.9 */

@@ -1233,7 +1233,8 @@ BMVP_API int bmvp_ssl_sample_at(const bmvp_ssl_config *cfg, const bmvp_ssl_case 
    itself is left:
 
        Phi_distill(X_im, T_m)   filled from the template T_m of its modality, which is learned: gradients flow through
-   the masked voxels into it Phi_modal(X_im, X_in)    filled from another modality n of the same case, at the same place
+                                the masked voxels into it
+       Phi_modal(X_im, X_in)    filled from another modality n of the same case, at the same place
 
    The network has one input channel whatever m and n are, so a case may have any number of modalities; one with a
    single modality has no second view. Both views of all cases go through the encoder as one batch, the template
