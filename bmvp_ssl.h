@@ -504,8 +504,8 @@ typedef struct bmvp_labels {
    background; isles, ms: lesion (1); vs: tumour (1), and 2 cochlea as background. 0: unknown name. */
 BMVP_API int bmvp_labels_builtin(const char *name, bmvp_labels *out);
 BMVP_API const char *bmvp_labels_names(void); /* "brats2021 brats2023 ..." */
-/* Adds a region or class. BMVP_E_ARG with a message: too many, a name twice, a value outside 1..255 or (classes) in
-   two classes. */
+/* Adds a region or class. BMVP_E_ARG with a message: too many, a name twice or with control characters, a value
+   outside 1..255 or (classes) in two classes. */
 BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const int *values, int n_values,
                                      bmvp_error *err);
 /* Sets the value whose voxels are not judged (nnU-Net's "ignore"), and makes it known. BMVP_E_ARG: outside 1..255, or
@@ -3050,6 +3050,9 @@ BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const i
     if (!*region || strlen(region) >= sizeof l->region[0])
         return bmvp_error_set(err, BMVP_E_ARG, "labels: the name '%s' must have 1 to %d characters", region,
                               (int)sizeof l->region[0] - 1);
+    for (i = 0; region[i]; ++i)
+        if ((region[i] > 0 && region[i] < ' ') || region[i] == 127)
+            return bmvp_error_set(err, BMVP_E_ARG, "labels: the name '%s' has a control character", region);
     if (n_values < 1) return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' has no values", region);
     for (r = 0; r < l->n; ++r)
         if (strcmp(l->region[r], region) == 0)

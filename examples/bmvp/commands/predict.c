@@ -283,7 +283,7 @@ static bmvp_status predict_all(job *j, dataset *d, const char *split, const char
             continue;
         }
         ++j->failed;
-        fprintf(stderr, "bmvp predict: left out: %s\n", e.message);
+        say(stderr, "bmvp predict: left out: %s\n", e.message);
         if (bmvp_failed(j->c)) bmvp_clear_error(j->c);
     }
     free(index);

@@ -14,8 +14,7 @@ static int is_time_point(const char *folder)
     return tolower((unsigned char)folder[0]) == 't' && strchr("03456789", folder[1]) && folder[1] && !folder[2];
 }
 
-/* What a folder's name says, if it says a role and nothing before it. */
-static int folder_role(const char *folder, role *r)
+int folder_role(const char *folder, role *r)
 {
     const role said = role_of(folder, NULL, NULL);
     if (said.id > 0 || said.kind == ROLE_OTHER || strcmp(folder, "anat") == 0) return 0;

@@ -13,6 +13,8 @@ typedef struct place { /* where a file belongs */
 
 int is_inner(const char *folder); /* a folder inside of a case, not a case: anat, labels .. */
 
+int folder_role(const char *folder, role *r); /* what a folder's name says, if it says a role and nothing before it */
+
 /* The file's name has no word of a role: r becomes what the nearest folder says that is named by a role and nothing
    else (T1/, flair/, masks/). 0: none is, or the name has said it, or --as. */
 int role_by_folder(const char *path, role *r);

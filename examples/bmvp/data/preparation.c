@@ -37,8 +37,8 @@ static void say_doubts(const data_case *k, const bmvp_prepared_images *p)
                     k->id, file);
         if (p->forms_apart[m] > 0)
             say(stderr,
-                "\nbmvp: case '%s': %s: its sform and its qform place it %.1f mm apart; the sform is taken: `bmvp info` "
-                "shows both\n",
+                "\nbmvp: case '%s': %s: its sform and its qform place it %.1f mm apart; the sform is taken (`bmvp "
+                "info` shows both codes)\n",
                 k->id, file, p->forms_apart[m]);
         if (p->few >> m & 1u)
             say(stderr,
