@@ -88,8 +88,8 @@ PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c)) build/segment
 SOLUTIONS = $(patsubst examples/solutions/%.c,build/solution_%,$(wildcard examples/solutions/*.c))
-TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets networks layers optim state masks step runs \
-           labels metrics nifti grids register release window predict weights finetune methods methods_unet methods_vit methods_swin
+TESTS    = ops tape memory comm parallel parallel_ft method launch ranks atlas phantom json checkpoint hostile nets networks layers optim state \
+           masks step runs labels metrics nifti grids register release window predict weights finetune methods methods_unet methods_vit methods_swin
 USERS    = layers ops tape memory comm parallel parallel_ft method json optim state masks step runs labels metrics release window weights finetune
 INSIDE   = checkpoint hostile networks nets predict
 TEST_H   = $(wildcard tests/support/*.h)
@@ -204,8 +204,15 @@ build/test_%: tests/unit/test_%.c $(TEST_H) $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 LAUNCH_O = $(patsubst %,build/%.o,launch sockets rendezvous star tcp mpi queue join library)
+PHANTOM_O = $(patsubst %,build/%.o,anatomy head physics scanner shapes variety library)
+build/test_phantom: tests/program/test_phantom.c $(PHANTOM_O) tests/support/check.h $(PROGRAM_H)
+	$(COMPILE) $< $(PHANTOM_O) -o $@ $(GZ) $(LDLIBS)
 build/test_launch build/test_ranks: build/%: tests/program/%.c $(LAUNCH_O) tests/support/check.h tests/support/places.h bmvp_tensor.h $(PROGRAM_H)
 	$(COMPILE) $< $(LAUNCH_O) -o $@ $(GZ) $(LDLIBS)
+
+ATLAS_O = build/atlas.o build/files.o build/library.o
+build/test_atlas: tests/program/test_atlas.c $(ATLAS_O) tests/support/check.h $(HEADERS) $(PROGRAM_H)
+	$(COMPILE) $< $(ATLAS_O) -o $@ $(GZ) $(LDLIBS)
 
 # The readers under libFuzzer (clang; without SIMD, which takes minutes to compile), and its harnesses on files that are there (any compiler)
 FUZZ    = checkpoint json nifti lists

@@ -739,7 +739,8 @@ typedef struct bmvp_nii_brain_report {
     double nmi;                            /* of the affine */
     double stretch[3];                     /* its singular values, largest first: outside of 0.75 .. 1.35 doubtful */
     double litres;                         /* outside of 0.9 .. 2.2 doubtful */
-    double edge;                           /* share of the mask's surface on the edge of the field of view */
+    double edge;                           /* share of the mask's surface (area) on the edge of the field of view: above
+                                              0.05 doubtful, part of the brain was not imaged */
     double kept;                           /* Dice of the masks before and after refinement: below 0.9 doubtful */
     double against;                        /* share of the mask whose values are likelier outside: above 0.5 doubtful */
     int doubtful;                          /* how many of these are */
@@ -7069,17 +7070,18 @@ static bmvp_status bmvpi_nii_place_head(bmvp_nii_registration *r, bmvpi_nii_warp
 
 BMVP_API int bmvp_nii_brain_doubts(const bmvp_nii_brain_report *report, char *text, size_t size)
 {
-    const struct { double v, low, high; const char *words; } rows[5] = {
+    const struct { double v, low, high; const char *words; } rows[6] = {
         { report->stretch[0], 0, 1.35, "the template was stretched %.2f times" },
         { report->stretch[2], 0.75, HUGE_VAL, "the template was shrunk to %.2f" },
         { report->litres, 0.9, 2.2, "%.2f litres" },
+        { report->edge, 0, 0.05, "the image cuts it off over %.2f of its surface" },
         { report->kept, 0.9, 1, "before and after refinement Dice %.2f" },
         { report->against, 0, 0.5, "values speak against %.2f of it" }
     };
     size_t used = 0;
     int k, n = 0;
     if (size > 0) text[0] = 0;
-    for (k = 0; k < 5; ++k) {
+    for (k = 0; k < 6; ++k) {
         if (rows[k].v >= rows[k].low && rows[k].v <= rows[k].high) continue;
         if (used < size) {
             char one[96];
@@ -7094,23 +7096,24 @@ BMVP_API int bmvp_nii_brain_doubts(const bmvp_nii_brain_report *report, char *te
 static void bmvpi_nii_judge(bmvp_nii_brain_report *report, const bmvp_nii_volume *mask)
 {
     const int64_t *dim = mask->dim, n = dim[0] * dim[1] * dim[2];
-    double mm[3], w[9], v[9] = { 1, 0, 0, 0, 1, 0, 0, 0, 1 };
-    int64_t i, inside = 0, faces = 0, edge = 0;
+    double mm[3], w[9], v[9] = { 1, 0, 0, 0, 1, 0, 0, 0, 1 }, faces = 0, edge = 0;
+    int64_t i, inside = 0;
     int a, b;
+    bmvp_nii_voxel_size(mm, mask->affine);
     for (i = 0; i < n; ++i) {
         int64_t stride = 1;
         if (!(mask->data[i] > 0)) continue;
         ++inside;
         for (a = 0; a < 3; stride *= dim[a], ++a) {
             const int64_t at = i / stride % dim[a];
-            edge += (at == 0) + (at == dim[a] - 1);
-            faces += at == 0 || !(mask->data[i - stride] > 0);
-            faces += at == dim[a] - 1 || !(mask->data[i + stride] > 0);
+            const int first = at == 0, last = at == dim[a] - 1;
+            const double area = mm[(a + 1) % 3] * mm[(a + 2) % 3];
+            edge += area * (first + last);
+            faces += area * ((first || !(mask->data[i - stride] > 0)) + (last || !(mask->data[i + stride] > 0)));
         }
     }
-    bmvp_nii_voxel_size(mm, mask->affine);
     report->litres = (double)inside * mm[0] * mm[1] * mm[2] * 1e-6;
-    report->edge = faces > 0 ? (double)edge / (double)faces : 0;
+    report->edge = faces > 0 ? edge / faces : 0;
     for (i = 0; i < 9; ++i) w[i] = report->matrix[4 * (i / 3) + i % 3];
     for (i = 0; i < 40; ++i)
         if (bmvpi_nii_turn(w, v, 0, 1) + bmvpi_nii_turn(w, v, 0, 2) + bmvpi_nii_turn(w, v, 1, 2) == 0) break;

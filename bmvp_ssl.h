@@ -885,7 +885,8 @@ typedef struct bmvp_atlas {
     const bmvp_nii_volume *head, *brain;
     char name[64]; /* of its file, a blank, eight digits made from all voxels: files of one name are told apart */
 } bmvp_atlas;
-/* BMVP_E_SHAPE: two grids. */
+/* BMVP_E_SHAPE: two grids. BMVP_E_FORMAT: a head that nothing can be registered to (one voxel thick, NaN or infinite
+   voxels, one value), or a brain that is nowhere or everywhere. */
 BMVP_API bmvp_status bmvp_atlas_set(bmvp_atlas *a, const char *file, const bmvp_nii_volume *head,
                                     const bmvp_nii_volume *brain, bmvp_error *err);
 typedef struct bmvp_prepare_job {
@@ -906,11 +907,13 @@ typedef struct bmvp_prepare_job {
 typedef struct bmvp_aligned {
     double matrix[16];   /* mm of the prepared grid (the reference's, or with `to` the template's) -> mm of this image;
                             all 0: not aligned */
-    double nmi, overlap; /* of RIGID: as in bmvp_nii_registration; the reference: 2 and 1 */
+    double nmi, overlap; /* of RIGID: as in bmvp_nii_registration; the reference: 2 and 1. overlap of HEADER: share of
+                            the reference's head that lies in it */
     double turn, shift;  /* degrees; mm, in the middle of the reference */
     double loop;         /* RIGID: mean mm over the head by which reference -> this -> another -> reference misses (of
                             two images: there and back): an estimate of the error that needs no truth. With four images
-                            the smaller of two loops. Above 3, or an overlap below 0.3: doubtful, BMVP_E_FORMAT */
+                            the smaller of two loops. Above 3, or an overlap below 0.3: doubtful, BMVP_E_FORMAT; so is
+                            an overlap of 0 by HEADER, kept or not */
 } bmvp_aligned;
 typedef struct bmvp_prepared_images {
     bmvp_nii_volume image[BMVP_MODALITIES]; /* by known modality (bmvp_modality_find); data NULL: not given, or blank */
@@ -6003,6 +6006,17 @@ static bmvp_status bmvpi_check_finite(const bmvp_nii_volume *v, const char *name
                           (long long)(v->n_nan + v->n_inf));
 }
 
+/* One slice has no place in space that could be found, or be filled from elsewhere. */
+static bmvp_status bmvpi_check_thick(const bmvp_nii_volume *v, const char *name, bmvp_error *err)
+{
+    const long long x = (long long)v->dim[0], y = (long long)v->dim[1], z = (long long)v->dim[2];
+    if (x > 1 && y > 1 && z > 1) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_FORMAT,
+                          "%s: dim is %lld x %lld x %lld (along the axes of the preparation): one voxel thick, it "
+                          "cannot be aligned",
+                          name, x, y, z);
+}
+
 /* Few whole numbers are a label map given as an image; *few: few others may be one, or an image of little content. */
 static bmvp_status bmvpi_check_image(const bmvp_nii_volume *v, const char *name, const char *modality, int *few,
                                      bmvp_error *err)
@@ -6439,15 +6453,37 @@ static uint32_t bmvpi_atlas_hash(uint32_t h, const void *data, size_t n)
     return h;
 }
 
+/* Can a case be registered to it, and is there a brain in it? */
+static bmvp_status bmvpi_atlas_usable(const char *file, const bmvp_nii_volume *head, const bmvp_nii_volume *brain,
+                                      bmvp_error *err)
+{
+    const int64_t *d = head->dim, n = d[0] * d[1] * d[2];
+    int64_t i, inside = 0;
+    bmvp_status st = bmvpi_check_thick(head, file, err);
+    if (!st) st = bmvpi_check_finite(head, file, err);
+    if (!st && brain) st = bmvpi_check_finite(brain, file, err);
+    if (!st && bmvpi_one_value(head))
+        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: all voxels are %g: this is no template head", file,
+                            (double)head->data[0]);
+    if (st || !brain) return st;
+    if (!bmvp_nii_one_grid(head, brain))
+        return bmvp_error_set(err, BMVP_E_SHAPE, "%s: its brain lies on another grid", file);
+    for (i = 0; i < n; ++i) inside += brain->data[i] > 0;
+    if (inside == 0 || inside == n)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: its brain (voxels above 0) is %s", file,
+                              inside ? "everywhere: is it the head?" : "nowhere");
+    return BMVP_OK;
+}
+
 BMVP_API bmvp_status bmvp_atlas_set(bmvp_atlas *a, const char *file, const bmvp_nii_volume *head,
                                     const bmvp_nii_volume *brain, bmvp_error *err)
 {
     const char *slash = strrchr(file, '/');
     const size_t n = (size_t)(head->dim[0] * head->dim[1] * head->dim[2]) * sizeof(float);
     uint32_t h;
+    bmvp_status st = bmvpi_atlas_usable(file, head, brain, err);
     memset(a, 0, sizeof *a);
-    if (brain && !bmvp_nii_one_grid(head, brain))
-        return bmvp_error_set(err, BMVP_E_SHAPE, "%s: its brain lies on another grid", file);
+    if (st) return st;
     a->head = head;
     a->brain = brain;
     h = bmvpi_atlas_hash(2166136261u, head->dim, sizeof head->dim);
@@ -6651,6 +6687,7 @@ static bmvp_status bmvpi_align_head(bmvp_nii_volume *head, const bmvp_nii_volume
     float at[2], bound;
     int64_t i;
     bmvp_status st = bmvp_nii_percentiles(at, q, 2, v->data, n, &v->allocator, err);
+    memset(head, 0, sizeof *head);
     if (!st) st = bmvp_nii_volume_copy(head, v, err);
     if (st) return st;
     bound = at[0] + 0.1f * (at[1] - at[0]);
@@ -6691,6 +6728,53 @@ static bmvp_status bmvpi_align_loops(bmvpi_preparing *s, bmvp_error *err)
         st = bmvpi_align_loop(&mm, s, &head, a, b, err);
         if (of[a].loop < 0 || mm < of[a].loop) of[a].loop = mm;
         if (of[b].loop < 0 || mm < of[b].loop) of[b].loop = mm;
+    }
+    bmvp_nii_volume_free(&head);
+    return st;
+}
+
+/* Which share of the reference's head lies in an image, by the headers. */
+static bmvp_status bmvpi_align_share(double *share, const bmvp_nii_volume *head, const bmvp_nii_volume *v,
+                                     const char *name, bmvp_error *err)
+{
+    double m[16];
+    int64_t x, y, z, i = 0, n = 0, inside = 0;
+    int a;
+    bmvp_status st = bmvpi_relate(m, v->affine, head->affine, name, err);
+    for (z = 0; z < head->dim[2] && !st; ++z)
+        for (y = 0; y < head->dim[1]; ++y)
+            for (x = 0; x < head->dim[0]; ++x, ++i) {
+                int in = 1;
+                if (!(head->data[i] > 0)) continue;
+                for (a = 0; a < 3 && in; ++a) {
+                    const double at = m[4 * a] * (double)x + m[4 * a + 1] * (double)y + m[4 * a + 2] * (double)z +
+                                      m[4 * a + 3];
+                    in = at >= -0.5 && at <= (double)v->dim[a] - 0.5;
+                }
+                inside += in;
+                ++n;
+            }
+    *share = n > 0 ? (double)inside / (double)n : 0;
+    return st;
+}
+
+/* By the headers: images whose fields of view lie apart would become 0. */
+static bmvp_status bmvpi_align_shares(bmvpi_preparing *s, bmvp_error *err)
+{
+    const int r = s->p->reference;
+    bmvp_nii_volume head;
+    bmvp_error e;
+    bmvp_status st = bmvpi_named(s->name[r], bmvpi_align_head(&head, &s->p->image[r], &e), &e, err);
+    int m;
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
+        bmvp_aligned *a = &s->p->aligned[m];
+        if (!s->p->image[m].data || m == r) continue;
+        st = bmvpi_align_share(&a->overlap, &head, &s->p->image[m], s->name[m], err);
+        if (!st && !(a->overlap > 0))
+            st = bmvp_error_set(err, BMVP_E_FORMAT,
+                                "%s: by the headers nothing of the head in %s lies in it: its affine is of another "
+                                "place; --register rigid looks at the images",
+                                s->name[m], s->name[r]);
     }
     bmvp_nii_volume_free(&head);
     return st;
@@ -6744,14 +6828,16 @@ static bmvp_status bmvpi_align_find(bmvpi_preparing *s, bmvp_error *err)
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
         bmvp_aligned *a = &s->p->aligned[m];
         if (!s->p->image[m].data) continue;
-        if (!s->job->how->align) st = bmvpi_to_frame(s, &s->p->image[m], s->name[m], 0, err);
+        st = bmvpi_check_thick(&s->p->image[m], s->name[m], err);
+        if (!st && !s->job->how->align) st = bmvpi_to_frame(s, &s->p->image[m], s->name[m], 0, err);
         for (k = 0; k < 16; ++k) a->matrix[k] = k % 5 == 0;
         a->nmi = rigid ? 2 : 0;
         a->overlap = 1;
-        if (rigid && m != s->p->reference) st = bmvpi_align_pair(a->matrix, a, s, s->p->reference, m, err);
+        if (!st && rigid && m != s->p->reference) st = bmvpi_align_pair(a->matrix, a, s, s->p->reference, m, err);
         bmvpi_align_measure(a, &s->p->image[s->p->reference]);
     }
     if (!st && rigid) st = bmvpi_align_loops(s, err);
+    if (!st && s->job->how->align == BMVP_ALIGN_HEADER) st = bmvpi_align_shares(s, err);
     return st ? st : bmvpi_align_doubt(s, err);
 }
 

@@ -40,6 +40,9 @@ for command in phantom prepare pretrain embed convert info; do expect 0 "usage: 
 expect 0 "4 of 4 cases" bmvp phantom --out phantoms --cases 4 --size 32 --missing 0 --tumours 1 --modalities t1,t2,flair --seed 3
 expect 0 "4 cases (4 new, 0 were there), 0 left out" bmvp prepare --data phantoms --out prepared --spacing 0
 expect 0 "4 cases (0 new, 4 were there), 0 left out" bmvp prepare --data phantoms --out prepared --spacing 0
+expect 0 "2 of 2 cases" bmvp phantom --out harder --cases 2 --size 24 --overlap 0.5 --decoys 3 --anatomy 1 --scanners 2 --first-scanner 7 --sets paper --seed 3
+check "harder phantoms say how" grep -q '"overlap": 0.5, "decoys": 3, "anatomy": 1, "scanners": 2, "first_scanner": 7, "sets": "paper"' harder/dataset.json
+check "and others nothing of it" test "$(grep -c 'overlap\|scanner' phantoms/dataset.json)" -eq 0
 cp -r phantoms moved && rm -r moved/case_0004
 expect 1 "holds cases of another data set|/phantoms|case 'case_000|choose another --out" bmvp prepare --data moved/case_0002 --out prepared --spacing 0
 check "sources.json: path, size, time, hash" grep -q '"hash": "' prepared/sources.json
@@ -369,6 +372,8 @@ expect 2 "mask_ratio" train no --set mask_ratio=nan --steps 1
 expect 2 "mask_rat|mask_ratio|temperature" train no --set mask_rat=0.5 --steps 1
 expect 2 "name=value" train no --set mask_ratio --steps 1
 expect 2 "--modalities|flair" bmvp phantom --out no --modalities t1,t9
+expect 2 "--first-scanner" bmvp phantom --out no --first-scanner 3
+expect 2 "--sets paper" bmvp phantom --out no --sets paper --modalities flair,t1c
 expect 2 "--low" bmvp prepare --data phantoms --out no --low 60 --high 40
 expect 2 "--spacing" bmvp prepare --data phantoms --out no --spacing -1
 expect 2 "multiple" bmvp embed --checkpoint run20.pt --data prepared --out no.safetensors --crop 17
