@@ -365,35 +365,6 @@ static void place_by_name(const tree *t, size_t i, role *r, place *p)
     else if (!path_part(t->path[i], -1, p->id, sizeof p->id)) snprintf(p->id, sizeof p->id, "case");
 }
 
-/* >>numbers behind roles ------------------------------------------------------------------------------------------- */
-
-/* Each file is a role and its case's number, as FLAIR_001: all in one folder, or each in a folder of its role
-   (FLAIR/FLAIR_001); and some role has several. Elsewhere such numbers are scans of one case. */
-static int is_numbered(const tree *t, const role_rules *rules)
-{
-    char first[TREE_TEXT] = "", now[TREE_TEXT], part[256];
-    int seen[SLOTS] = { 0 }, several = 0;
-    size_t i;
-    for (i = 0; i < t->n; ++i) {
-        const role r = role_of(t->path[i], NULL, rules);
-        role said;
-        if (r.kind != ROLE_IMAGE && r.kind != ROLE_LABEL) continue;
-        if (r.variant < 0 || r.tail == 0) return 0;
-        if (r.kind == ROLE_IMAGE) several |= seen[r.modality]++ > 0;
-        if (path_part(t->path[i], -1, part, sizeof part) && folder_role(part, &said)) continue;
-        (void)tree_folder(t, i, now, sizeof now);
-        if (first[0] && strcmp(first, now) != 0) return 0;
-        snprintf(first, sizeof first, "%s", now);
-    }
-    return several;
-}
-
-static void place_numbered(const tree *t, size_t i, role *r, place *p)
-{
-    const char *name = path_base(t->path[i]);
-    if (r->tail > 0) snprintf(p->id, sizeof p->id, "%.*s", (int)(role_stem(name) - r->tail), name + r->tail);
-}
-
 /* >>case folders --------------------------------------------------------------------------------------------------- */
 
 static int is_anything(const tree *t, const role_rules *rules)

@@ -29,6 +29,10 @@ void qualify_by_folder(const char *path, int truth, role *r, place *p);
 int is_by_folder(const tree *t, const role_rules *rules);
 void place_by_folder(const tree *t, size_t i, role *r, place *p);
 
+/* FLAIR_001.nii.gz: the number behind the role is the case. */
+int is_numbered(const tree *t, const role_rules *rules);
+void place_numbered(const tree *t, size_t i, role *r, place *p);
+
 /* imagesTr/ without the dataset.json that says what the channels are. */
 int is_bare_nnunet(const tree *t, const role_rules *rules);
 void place_bare_nnunet(const tree *t, size_t i, role *r, place *p);

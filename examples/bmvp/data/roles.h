@@ -36,8 +36,8 @@ typedef struct role {
     int space;       /* 1, 2: made on the grid of T1, of T2 (refT1, space-T1w); 0: not said */
     size_t
         id; /* so many characters of the file's name are the case's: "BraTS2021_00000" of BraTS2021_00000_t1ce.nii.gz */
-    size_t tail;     /* where a number of three digits or more begins that may be the case's, of a name that has none before
-                        its role: FLAIR_001; 0: there is none */
+    size_t tail;     /* where a number of three digits or more begins that may be the case's, of a name that has none
+                        before its role: FLAIR_001; 0: there is none */
     char why[128];   /* why it is no image or label, or what makes it a variant */
 } role;
 
