@@ -2406,6 +2406,10 @@ static bmvp_status bmvpi_file_compare(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *e
     const int ours = bmvp_ckpt_find_meta(f, "", "run") != NULL, n = ours ? r->n : 1;
     bmvp_status st = bmvp_state_group(f, &r->group[0], err);
     int i;
+    if (!st && ours && r->optim && bmvp_ckpt_find(f, "", "optimizer_steps") < 0)
+        st = bmvp_error_set(err, BMVP_E_FORMAT,
+                            "%s: it holds the weights and no moments of an optimizer: a new run can start from it, "
+                            "none can go on", f->path);
     if (!st && ours && r->optim) st = bmvpi_file_moments(r, f, err);
     for (i = 0; i < n && !st; ++i) st = bmvp_state_check(f, r->group[i], &r->part[i], err);
     return st;

@@ -462,15 +462,20 @@ void cli_status(cli_progress *p, int final, const char *format, ...)
     va_list args;
     cli_begin(p);
     every = p->tty ? 0.1 : 10.0;
-    if (!final && now - p->last < every) return;
+    if (final <= 0 && now - p->last < every && !(final < 0 && p->tty)) return;
     p->last = now;
     if (p->tty) fputs("\r", stderr);
     va_start(args, format);
     vfprintf(stderr, format, args);
     va_end(args);
     if (p->tty) fputs("\033[K", stderr);
-    if (final || !p->tty) fputs("\n", stderr);
+    if (final > 0 || !p->tty) fputs("\n", stderr);
     fflush(stderr);
+}
+
+void cli_status_end(cli_progress *p)
+{
+    if (p->begun && p->tty) fputs("\r\033[K", stderr);
 }
 
 int cli_fail(int code, const char *command, const char *format, ...)

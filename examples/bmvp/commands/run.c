@@ -69,12 +69,6 @@ void run_say_group_of(const char *path)
 volatile sig_atomic_t run_interrupted;
 static void on_signal(int sig) { run_interrupted = sig; }
 
-int run_stop(void *user, const char *what, int64_t done, int64_t of)
-{
-    (void)user, (void)what, (void)done, (void)of;
-    return run_interrupted != 0;
-}
-
 void run_catch_signals(void)
 {
     struct sigaction act;
