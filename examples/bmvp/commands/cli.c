@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L    /* isatty, clock_gettime */
 #endif
 #include "cli.h"
+#include "data/files.h"
 
 #include <errno.h>
 #include <math.h>
@@ -482,7 +483,7 @@ int cli_fail(int code, const char *command, const char *format, ...)
     char text[4096];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    text_say(text, sizeof text, format, args);
     va_end(args);
     /* whoever fails says why, unless there was no memory to say it with */
     fprintf(stderr, "bmvp %s: %s\n", command, *text ? text : "out of memory");

@@ -179,7 +179,7 @@ static void prepare_task(void *arg, int64_t i, int worker)
     ++j->n_done;
     if (st) {
         ++j->n_failed;
-        fprintf(stderr, "\nbmvp prepare: left out: %s\n", err.message);
+        say(stderr, "\nbmvp prepare: left out: %s\n", err.message);
     }
     seconds = cli_elapsed(&j->progress);
     left = j->n_done > j->n_kept ? seconds / (double)(j->n_done - j->n_kept) * (double)(j->in.n - j->n_done) : 0;
@@ -395,8 +395,7 @@ static int run(job *j, int64_t threads)
     if (st) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
     printf("%s/dataset.json: %lld cases (%lld new, %lld were there), %lld left out", j->dir, (long long)j->out.n,
            (long long)(j->out.n - j->n_kept), (long long)j->n_kept, (long long)(j->n_failed + j->in.n_dropped));
-    if (j->in.n_notes > j->in.n_dropped)
-        printf("; %lld files or keys not used", (long long)(j->in.n_notes - j->in.n_dropped));
+    if (j->in.n_unused > 0) printf("; %lld files or keys not used", (long long)j->in.n_unused);
     printf("\n");
     return j->out.n == 0 || (j->strict && j->n_failed + j->in.n_dropped) ? CLI_FAILED : CLI_DONE;
 }
