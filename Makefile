@@ -10,6 +10,7 @@
 #   make portable   the same on processors without AVX-512, AVX2, AVX, and on arm64, emulated; and without threads
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make asan-cuda: the kernels on the CPU shim;
 #                   make tsan: threads under ThreadSanitizer
+#   make windows    build/windows/bmvp.exe, by mingw-w64 (MINGW): examples/package/windows
 #   make install    headers, program, library (static, shared), bmvp.pc, CMake's package, manual page, completion: below PREFIX (DESTDIR/PREFIX)
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
 #   make MPI=1      build/bmvp whose ranks talk over MPI when mpirun starts them, otherwise over TCP (after a build without: make clean-tests first)
@@ -286,6 +287,24 @@ tsan:
 clean-tests:
 	rm -f build/test_* build/replay build/bmvp build/bmvp_shim build/bmvp_mpi build/*.o
 
+# The program for Windows, by mingw-w64 on Linux: what it asks of POSIX is in examples/package/windows. With gzip where zlib is there for it.
+MINGW ?= x86_64-w64-mingw32-gcc
+WIN = examples/package/windows
+WIN_O = $(patsubst %.c,build/windows/%.o,$(filter-out sockets.c tcp.c star.c rendezvous.c,$(notdir $(PROGRAM))) posix.c bmvp.c)
+WIN_ZLIB = $(shell echo '\#include <zlib.h>' | $(MINGW) -E - >/dev/null 2>&1 && echo yes)
+WIN_DEFS = $(if $(WIN_ZLIB),-DBMVP_NIFTI_ZLIB,-DBMVP_NIFTI_NO_GZIP)
+build/windows/%.o: %.c $(HEADERS) $(PROGRAM_H) $(WIN)/posix.h
+	@mkdir -p build/windows
+	$(MINGW) -std=gnu99 $(CFLAGS) $(WARN) -Wno-float-conversion $(WIN_DEFS) -I. -Iexamples/bmvp $(if $(filter library,$*),,-include $(WIN)/posix.h -I$(WIN)/include) -c $< -o $@
+build/windows/posix.o build/windows/bmvp.o: build/windows/%.o:
+	@mkdir -p build/windows
+	$(MINGW) -std=gnu99 $(CFLAGS) $(WARN) -Wno-float-conversion $(WIN_DEFS) -I. -Iexamples/bmvp $(if $(filter bmvp,$*),-include $(WIN)/posix.h) -I$(WIN) -I$(WIN)/include -c $< -o $@
+build/windows/posix.o: $(WIN)/posix.c $(WIN)/posix.h
+build/windows/bmvp.o: examples/bmvp.c $(WIN)/posix.h $(PROGRAM_H)
+build/windows/bmvp.exe: $(WIN_O)
+	$(MINGW) -static $^ -o $@ $(if $(WIN_ZLIB),-lz) -lm -lpthread
+windows: build/windows/bmvp.exe
+
 # What is installed (examples/package/). Before 1.0 a minor version may change the interface, so it is part of the library's name.
 VERSION := $(shell sed -n '1s/.* v\([0-9.]*\) .*/\1/p' bmvp_tensor.h)
 NUMBERS := $(subst ., ,$(VERSION))
@@ -321,5 +340,6 @@ install: build/bmvp build/libbmvp.a build/libbmvp.so
 clean:
 	rm -rf build demo experiments
 
-.PHONY: all course twins fuzz faults cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
+
+.PHONY: all windows course twins fuzz faults cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
 .SECONDARY:

@@ -769,23 +769,152 @@ BMVP_API int bmvp_nii_is_stripped(const bmvp_nii_volume *volume);
 #error "-ffast-math takes NaN, infinity and exact rounding from voxels: compile bmvp_nifti.h without it"
 #endif
 
-#if defined(_WIN32)
-#error "bmvp_nifti.h reads files with POSIX calls (pread, fsync, rename)"
-#endif
-
-#include <errno.h>
-#include <fcntl.h>
 #include <float.h>
 #include <limits.h>
 #include <math.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#if defined(__linux__)
 #include <sys/mman.h>
+#endif
+
+/* ---- system: the same text in bmvp_nn.h and bmvp_nifti.h: files of POSIX, and of Windows by UTF-8 names ---------- */
+#ifndef BMVPI_SYSTEM_ONCE
+#define BMVPI_SYSTEM_ONCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#if defined(_WIN32)
+#include <io.h>
+#include <process.h>
+#include <wchar.h>
+#else
 #include <unistd.h>
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { BMVPI_SYS_READ, BMVPI_SYS_NEW }; /* a file that is there; one that must not be there, for writing */
+
+#if defined(_WIN32)
+struct _OVERLAPPED;
+/* From windows.h, whose macros take names from everybody: the same declarations. */
+__declspec(dllimport) int __stdcall MultiByteToWideChar(unsigned page, unsigned long how, const char *from, int bytes,
+                                                        wchar_t *to, int room);
+__declspec(dllimport) int __stdcall MoveFileExW(const wchar_t *from, const wchar_t *to, unsigned long how);
+__declspec(dllimport) int __stdcall ReadFile(void *file, void *to, unsigned long n, unsigned long *got,
+                                             struct _OVERLAPPED *place);
+__declspec(dllimport) unsigned long __stdcall GetLastError(void);
+enum { BMVPI_SYS_WIDE = 4096 };
+
+/* The name for Windows; 0: it is not UTF-8, or too long, and errno says so. */
+static int bmvpi_sys_wide(wchar_t to[BMVPI_SYS_WIDE], const char *path)
+{
+    const unsigned utf8 = 65001, refuse_others = 8;
+    if (MultiByteToWideChar(utf8, refuse_others, path, -1, to, BMVPI_SYS_WIDE) > 0) return 1;
+    errno = strlen(path) < BMVPI_SYS_WIDE ? EILSEQ : ENAMETOOLONG;
+    return 0;
+}
+static int bmvpi_sys_open(const char *path, int how)
+{
+    wchar_t wide[BMVPI_SYS_WIDE];
+    const int flags = _O_BINARY | _O_NOINHERIT | (how == BMVPI_SYS_NEW ? _O_WRONLY | _O_CREAT | _O_EXCL : _O_RDONLY);
+    return bmvpi_sys_wide(wide, path) ? _wopen(wide, flags, _S_IREAD | _S_IWRITE) : -1;
+}
+static int64_t bmvpi_sys_size(int fd)
+{
+    struct _stati64 s;
+    return _fstati64(fd, &s) == 0 && (s.st_mode & _S_IFMT) == _S_IFREG ? (int64_t)s.st_size : -1;
+}
+static int64_t bmvpi_sys_read(int fd, void *to, int64_t n, int64_t at)
+{
+    struct { size_t internal[2]; uint32_t low, high; void *event; } place; /* OVERLAPPED: of this call alone */
+    unsigned long got = 0, most = (unsigned long)(n < (1 << 30) ? n : 1 << 30);
+    memset(&place, 0, sizeof place);
+    place.low = (uint32_t)((uint64_t)at & 0xffffffffu);
+    place.high = (uint32_t)((uint64_t)at >> 32);
+    if (ReadFile((void *)_get_osfhandle(fd), to, most, &got, (struct _OVERLAPPED *)(void *)&place))
+        return (int64_t)got;
+    if (GetLastError() == 38) return 0; /* the end of the file */
+    errno = EIO;
+    return -1;
+}
+static int64_t bmvpi_sys_write(int fd, const void *from, int64_t n, int64_t at)
+{
+    if (_lseeki64(fd, at, SEEK_SET) < 0) return -1;
+    return _write(fd, from, (unsigned)(n < (1 << 30) ? n : 1 << 30));
+}
+static int bmvpi_sys_sync(int fd) { return _commit(fd); }
+static int bmvpi_sys_close(int fd) { return _close(fd); }
+static int bmvpi_sys_remove(const char *path)
+{
+    wchar_t wide[BMVPI_SYS_WIDE];
+    return bmvpi_sys_wide(wide, path) ? _wunlink(wide) : -1;
+}
+static int bmvpi_sys_rename(const char *from, const char *to)
+{
+    wchar_t wide[2][BMVPI_SYS_WIDE];
+    const unsigned long replace = 1, to_disk = 8;
+    unsigned long why;
+    if (!bmvpi_sys_wide(wide[0], from) || !bmvpi_sys_wide(wide[1], to)) return -1;
+    if (MoveFileExW(wide[0], wide[1], replace | to_disk)) return 0;
+    why = GetLastError();
+    errno = why == 2 || why == 3 ? ENOENT : why == 112 ? ENOSPC : EACCES;
+    return -1;
+}
+static long bmvpi_sys_process(void) { return (long)_getpid(); }
+#else
+#if defined(__GLIBC__) && !defined(__USE_MISC) && !defined(__cplusplus) && \
+    (!defined(__USE_FILE_OFFSET64) || defined(__LP64__))
+/* Strict C99, and another header was included before these: the C library hid what it has. */
+extern ssize_t pread(int fd, void *buffer, size_t n, off_t offset);
+extern ssize_t pwrite(int fd, const void *buffer, size_t n, off_t offset);
+extern int fsync(int fd);
+#endif
+#ifndef O_CLOEXEC
+#define O_CLOEXEC 0
+#endif
+static int bmvpi_sys_open(const char *path, int how) /* a FIFO must not block the open */
+{
+    const int flags = how == BMVPI_SYS_NEW ? O_WRONLY | O_CREAT | O_EXCL : O_RDONLY | O_NONBLOCK;
+    return open(path, flags | O_CLOEXEC, 0666);
+}
+static int64_t bmvpi_sys_size(int fd) /* -1: not of a regular file */
+{
+    struct stat s;
+    return fstat(fd, &s) == 0 && S_ISREG(s.st_mode) ? (int64_t)s.st_size : -1;
+}
+static int64_t bmvpi_sys_read(int fd, void *to, int64_t n, int64_t at)
+{
+    return (int64_t)pread(fd, to, n < (1 << 30) ? (size_t)n : (size_t)1 << 30, (off_t)at);
+}
+static int64_t bmvpi_sys_write(int fd, const void *from, int64_t n, int64_t at)
+{
+    return (int64_t)pwrite(fd, from, n < (1 << 30) ? (size_t)n : (size_t)1 << 30, (off_t)at);
+}
+static int bmvpi_sys_sync(int fd)
+{
+#ifdef F_FULLFSYNC
+    if (fcntl(fd, F_FULLFSYNC) == 0) return 0; /* macOS: fsync leaves the bytes in the disk's cache */
+#endif
+    return fsync(fd);
+}
+static int bmvpi_sys_close(int fd) { return close(fd); }
+static int bmvpi_sys_remove(const char *path) { return unlink(path); }
+static int bmvpi_sys_rename(const char *from, const char *to) { return rename(from, to); }
+static long bmvpi_sys_process(void) { return (long)getpid(); }
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif
+/* ---- end of the system part ------------------------------------------------------------------------------------ */
 
 #if defined(BMVP_NIFTI_NO_GZIP)
 #elif defined(BMVP_NIFTI_ZLIB)
@@ -799,13 +928,7 @@ extern "C" {
 #endif
 
 #if defined(__GLIBC__) && !defined(__USE_MISC) && !defined(__cplusplus)
-/* Strict C99, and another header was included before this one: the C library hid what it has. */
-extern ssize_t pread(int fd, void *buffer, size_t n, off_t offset);
-extern int fsync(int fd);
-extern int posix_memalign(void **block, size_t alignment, size_t n);
-#endif
-#ifndef O_CLOEXEC
-#define O_CLOEXEC 0
+extern int posix_memalign(void **block, size_t alignment, size_t n); /* hidden as those above */
 #endif
 
 /* >>base ------------------------------------------------------------------------------------------------------- */
@@ -870,15 +993,15 @@ static void *bmvpi_nii_alloc(const bmvp_allocator *memory, int64_t bytes)
     size_t n = bytes > 0 ? (size_t)bytes : 1;
     if (bytes < 0 || (uint64_t)bytes > (uint64_t)(SIZE_MAX / 2)) return NULL;
     if (memory->alloc) return memory->alloc(n, memory->user);
+#ifdef MADV_HUGEPAGE
     if (n >= (size_t)BMVPI_NII_HUGE) {
         void *block = NULL;
         n = bmvpi_nii_rounded(n);                           /* aligned: malloc's header, written before the advice, */
         if (posix_memalign(&block, (size_t)BMVPI_NII_HUGE_PAGE, n) != 0) return NULL;   /* would spoil the first page */
-#ifdef MADV_HUGEPAGE
         (void)madvise(block, n, MADV_HUGEPAGE);             /* only advice: a system without huge pages says no */
-#endif
         return block;
     }
+#endif
     return malloc(n);
 }
 
@@ -1851,7 +1974,7 @@ enum { BMVPI_NII_RATIO = 1040 };                            /* deflate never exc
 static void bmvpi_nii_source_close(const bmvpi_nii_io *io, bmvpi_nii_source *source)
 {
     bmvpi_nii_free(&io->allocator, source->block);
-    if (source->fd >= 0) close(source->fd);
+    if (source->fd >= 0) bmvpi_sys_close(source->fd);
     source->block = NULL;
     source->fd = -1;
 }
@@ -1862,8 +1985,7 @@ static bmvp_status bmvpi_nii_pread(bmvp_error *err, const char *name, int fd, vo
 {
     unsigned char *p = (unsigned char *)to;
     while (n > 0) {
-        size_t part = n > (1 << 30) ? (size_t)1 << 30 : (size_t)n;
-        ssize_t got = pread(fd, p, part, (off_t)offset);
+        const int64_t got = bmvpi_sys_read(fd, p, n, offset);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0)
             return bmvpi_nii_fail(err, BMVP_E_IO, name, "reading at byte %lld failed: %s", (long long)offset,
@@ -1895,18 +2017,14 @@ static bmvp_status bmvpi_nii_source_gzip(const bmvpi_nii_io *io, bmvpi_nii_sourc
 static bmvp_status bmvpi_nii_source_file(const bmvpi_nii_io *io, bmvpi_nii_source *source, const char *path)
 {
     unsigned char start[2] = {0, 0};
-    struct stat st;
     bmvp_status s = BMVP_OK;
     memset(source, 0, sizeof *source);
-    source->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);   /* a FIFO must not block the open */
+    source->fd = bmvpi_sys_open(path, BMVPI_SYS_READ);
     if (source->fd < 0)
         return bmvpi_nii_fail(io->err, BMVP_E_IO, path, "cannot be opened: %s", strerror(errno));
-    if (fstat(source->fd, &st) != 0 || !S_ISREG(st.st_mode))
-        s = bmvpi_nii_fail(io->err, BMVP_E_IO, path, "is not a regular file");
-    if (s == BMVP_OK) {
-        source->size = (int64_t)st.st_size;
-        if (source->size >= 2) s = bmvpi_nii_pread(io->err, path, source->fd, start, 2, 0);
-    }
+    source->size = bmvpi_sys_size(source->fd);
+    if (source->size < 0) s = bmvpi_nii_fail(io->err, BMVP_E_IO, path, "is not a regular file");
+    if (source->size >= 2) s = bmvpi_nii_pread(io->err, path, source->fd, start, 2, 0);
     if (s == BMVP_OK) s = bmvpi_nii_source_gzip(io, source, start);
     if (s != BMVP_OK) bmvpi_nii_source_close(io, source);
     return s;
@@ -2634,16 +2752,17 @@ typedef struct bmvpi_nii_out {
     void *packed;
 } bmvpi_nii_out;
 
-static bmvp_status bmvpi_nii_write_all(const bmvpi_nii_io *io, int fd, const void *from, int64_t n)
+static bmvp_status bmvpi_nii_write_all(const bmvpi_nii_io *io, int fd, const void *from, int64_t n, int64_t at)
 {
     const unsigned char *p = (const unsigned char *)from;
     while (n > 0) {
-        ssize_t put = write(fd, p, n > (1 << 30) ? (size_t)1 << 30 : (size_t)n);
+        const int64_t put = bmvpi_sys_write(fd, p, n, at);
         if (put < 0 && errno == EINTR) continue;
         if (put <= 0)
             return bmvpi_nii_fail(io->err, BMVP_E_IO, io->name, "writing failed: %s",
                                   put < 0 ? strerror(errno) : "nothing was written");
         p += put;
+        at += put;
         n -= put;
     }
     return BMVP_OK;
@@ -2655,10 +2774,10 @@ static bmvp_status bmvpi_nii_temporary(const bmvpi_nii_io *io, int *fd, char nam
 {
     int i, n;
     for (i = 0; i < 1000; ++i) {
-        n = snprintf(name, BMVPI_NII_PATH, "%s.tmp%ld.%d", path, (long)getpid(), i);
+        n = snprintf(name, BMVPI_NII_PATH, "%s.tmp%ld.%d", path, bmvpi_sys_process(), i);
         if (n < 0 || n >= BMVPI_NII_PATH)
             return bmvpi_nii_fail(io->err, BMVP_E_ARG, path, "name is too long");
-        *fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        *fd = bmvpi_sys_open(name, BMVPI_SYS_NEW);
         if (*fd >= 0) return BMVP_OK;
         if (errno != EEXIST) break;
     }
@@ -2669,19 +2788,21 @@ static bmvp_status bmvpi_nii_temporary(const bmvpi_nii_io *io, int *fd, char nam
 static bmvp_status bmvpi_nii_write_temporary(const bmvpi_nii_io *io, char name[BMVPI_NII_PATH], const char *path,
                                              const bmvpi_nii_out *out, int sync)
 {
+    int64_t at = 0;
     int fd = -1, i;
     bmvp_status s = bmvpi_nii_temporary(io, &fd, name, path);
     if (s != BMVP_OK) {
         name[0] = 0;
         return s;
     }
-    for (i = 0; i < 2 && s == BMVP_OK; ++i) s = bmvpi_nii_write_all(io, fd, out->part[i], out->n[i]);
-    if (s == BMVP_OK && sync && fsync(fd) != 0)
+    for (i = 0; i < 2 && s == BMVP_OK; at += out->n[i++])
+        s = bmvpi_nii_write_all(io, fd, out->part[i], out->n[i], at);
+    if (s == BMVP_OK && sync && bmvpi_sys_sync(fd) != 0)
         s = bmvpi_nii_fail(io->err, BMVP_E_IO, path, "syncing failed: %s", strerror(errno));
-    if (close(fd) != 0 && s == BMVP_OK)
+    if (bmvpi_sys_close(fd) != 0 && s == BMVP_OK)
         s = bmvpi_nii_fail(io->err, BMVP_E_IO, path, "closing failed: %s", strerror(errno));
     if (s != BMVP_OK) {
-        unlink(name);
+        bmvpi_sys_remove(name);
         name[0] = 0;
     }
     return s;
@@ -2697,13 +2818,13 @@ static bmvp_status bmvpi_nii_write_files(const bmvpi_nii_io *io, const char *pat
     s = bmvpi_nii_write_temporary(io, name, path, out, sync);
     if (s == BMVP_OK && image_out)
         s = bmvpi_nii_write_temporary(io, image_name, image_path, image_out, sync);
-    if (s == BMVP_OK && image_out && rename(image_name, image_path) != 0)
+    if (s == BMVP_OK && image_out && bmvpi_sys_rename(image_name, image_path) != 0)
         s = bmvpi_nii_fail(io->err, BMVP_E_IO, image_path, "cannot be replaced: %s", strerror(errno));
-    if (s == BMVP_OK && rename(name, path) != 0)
+    if (s == BMVP_OK && bmvpi_sys_rename(name, path) != 0)
         s = bmvpi_nii_fail(io->err, BMVP_E_IO, path, "cannot be replaced: %s", strerror(errno));
     if (s != BMVP_OK) {
-        if (name[0] != 0) unlink(name);
-        if (image_name[0] != 0) unlink(image_name);
+        if (name[0] != 0) bmvpi_sys_remove(name);
+        if (image_name[0] != 0) bmvpi_sys_remove(image_name);
     }
     return s;
 }
@@ -3573,7 +3694,7 @@ BMVP_API bmvp_status bmvp_nii_write_volume(const char *path, const bmvp_nii_volu
 BMVP_API void bmvp_nii_close(bmvp_nii_file *file)
 {
     if (!file) return;
-    if (file->fd >= 0 && file->image.ndim > 0) close(file->fd);   /* a zeroed struct does not own descriptor 0 */
+    if (file->fd >= 0 && file->image.ndim > 0) bmvpi_sys_close(file->fd); /* a zeroed struct owns no descriptor */
     bmvp_nii_image_free(&file->image);
     file->fd = -1;
 }

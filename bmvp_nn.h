@@ -579,7 +579,7 @@ typedef enum bmvp_json_type {
 
 typedef struct bmvp_json {
     bmvp_json_type type;
-    int is_int;             /* number: its value is exactly i */
+    int is_int;             /* number: the value of its digits is exactly i (1e3, 7.0: yes; 9007199254740993.5: no) */
     int64_t i; /* number (if is_int), bool (0, 1), length of a string in bytes, members of an array or object */
     double d;               /* number */
     const char *str;        /* string: UTF-8, 0-terminated, no 0 inside */
@@ -829,17 +829,150 @@ BMVP_API bmvp_status bmvp_net_adopt(bmvp_net *net, bmvp_ckpt *ckpt, int flags, b
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "-ffast-math takes NaN, infinity and the sign of 0 from files and checks: compile bmvp_nn.h without it"
 #endif
-#include <errno.h>
-#include <fcntl.h>
 #include <float.h>
 #include <limits.h>
 #include <math.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
+
+/* ---- system: the same text in bmvp_nn.h and bmvp_nifti.h: files of POSIX, and of Windows by UTF-8 names ---------- */
+#ifndef BMVPI_SYSTEM_ONCE
+#define BMVPI_SYSTEM_ONCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/types.h>
+#if defined(_WIN32)
+#include <io.h>
+#include <process.h>
+#include <wchar.h>
+#else
 #include <unistd.h>
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { BMVPI_SYS_READ, BMVPI_SYS_NEW }; /* a file that is there; one that must not be there, for writing */
+
+#if defined(_WIN32)
+struct _OVERLAPPED;
+/* From windows.h, whose macros take names from everybody: the same declarations. */
+__declspec(dllimport) int __stdcall MultiByteToWideChar(unsigned page, unsigned long how, const char *from, int bytes,
+                                                        wchar_t *to, int room);
+__declspec(dllimport) int __stdcall MoveFileExW(const wchar_t *from, const wchar_t *to, unsigned long how);
+__declspec(dllimport) int __stdcall ReadFile(void *file, void *to, unsigned long n, unsigned long *got,
+                                             struct _OVERLAPPED *place);
+__declspec(dllimport) unsigned long __stdcall GetLastError(void);
+enum { BMVPI_SYS_WIDE = 4096 };
+
+/* The name for Windows; 0: it is not UTF-8, or too long, and errno says so. */
+static int bmvpi_sys_wide(wchar_t to[BMVPI_SYS_WIDE], const char *path)
+{
+    const unsigned utf8 = 65001, refuse_others = 8;
+    if (MultiByteToWideChar(utf8, refuse_others, path, -1, to, BMVPI_SYS_WIDE) > 0) return 1;
+    errno = strlen(path) < BMVPI_SYS_WIDE ? EILSEQ : ENAMETOOLONG;
+    return 0;
+}
+static int bmvpi_sys_open(const char *path, int how)
+{
+    wchar_t wide[BMVPI_SYS_WIDE];
+    const int flags = _O_BINARY | _O_NOINHERIT | (how == BMVPI_SYS_NEW ? _O_WRONLY | _O_CREAT | _O_EXCL : _O_RDONLY);
+    return bmvpi_sys_wide(wide, path) ? _wopen(wide, flags, _S_IREAD | _S_IWRITE) : -1;
+}
+static int64_t bmvpi_sys_size(int fd)
+{
+    struct _stati64 s;
+    return _fstati64(fd, &s) == 0 && (s.st_mode & _S_IFMT) == _S_IFREG ? (int64_t)s.st_size : -1;
+}
+static int64_t bmvpi_sys_read(int fd, void *to, int64_t n, int64_t at)
+{
+    struct { size_t internal[2]; uint32_t low, high; void *event; } place; /* OVERLAPPED: of this call alone */
+    unsigned long got = 0, most = (unsigned long)(n < (1 << 30) ? n : 1 << 30);
+    memset(&place, 0, sizeof place);
+    place.low = (uint32_t)((uint64_t)at & 0xffffffffu);
+    place.high = (uint32_t)((uint64_t)at >> 32);
+    if (ReadFile((void *)_get_osfhandle(fd), to, most, &got, (struct _OVERLAPPED *)(void *)&place))
+        return (int64_t)got;
+    if (GetLastError() == 38) return 0; /* the end of the file */
+    errno = EIO;
+    return -1;
+}
+static int64_t bmvpi_sys_write(int fd, const void *from, int64_t n, int64_t at)
+{
+    if (_lseeki64(fd, at, SEEK_SET) < 0) return -1;
+    return _write(fd, from, (unsigned)(n < (1 << 30) ? n : 1 << 30));
+}
+static int bmvpi_sys_sync(int fd) { return _commit(fd); }
+static int bmvpi_sys_close(int fd) { return _close(fd); }
+static int bmvpi_sys_remove(const char *path)
+{
+    wchar_t wide[BMVPI_SYS_WIDE];
+    return bmvpi_sys_wide(wide, path) ? _wunlink(wide) : -1;
+}
+static int bmvpi_sys_rename(const char *from, const char *to)
+{
+    wchar_t wide[2][BMVPI_SYS_WIDE];
+    const unsigned long replace = 1, to_disk = 8;
+    unsigned long why;
+    if (!bmvpi_sys_wide(wide[0], from) || !bmvpi_sys_wide(wide[1], to)) return -1;
+    if (MoveFileExW(wide[0], wide[1], replace | to_disk)) return 0;
+    why = GetLastError();
+    errno = why == 2 || why == 3 ? ENOENT : why == 112 ? ENOSPC : EACCES;
+    return -1;
+}
+static long bmvpi_sys_process(void) { return (long)_getpid(); }
+#else
+#if defined(__GLIBC__) && !defined(__USE_MISC) && !defined(__cplusplus) && \
+    (!defined(__USE_FILE_OFFSET64) || defined(__LP64__))
+/* Strict C99, and another header was included before these: the C library hid what it has. */
+extern ssize_t pread(int fd, void *buffer, size_t n, off_t offset);
+extern ssize_t pwrite(int fd, const void *buffer, size_t n, off_t offset);
+extern int fsync(int fd);
+#endif
+#ifndef O_CLOEXEC
+#define O_CLOEXEC 0
+#endif
+static int bmvpi_sys_open(const char *path, int how) /* a FIFO must not block the open */
+{
+    const int flags = how == BMVPI_SYS_NEW ? O_WRONLY | O_CREAT | O_EXCL : O_RDONLY | O_NONBLOCK;
+    return open(path, flags | O_CLOEXEC, 0666);
+}
+static int64_t bmvpi_sys_size(int fd) /* -1: not of a regular file */
+{
+    struct stat s;
+    return fstat(fd, &s) == 0 && S_ISREG(s.st_mode) ? (int64_t)s.st_size : -1;
+}
+static int64_t bmvpi_sys_read(int fd, void *to, int64_t n, int64_t at)
+{
+    return (int64_t)pread(fd, to, n < (1 << 30) ? (size_t)n : (size_t)1 << 30, (off_t)at);
+}
+static int64_t bmvpi_sys_write(int fd, const void *from, int64_t n, int64_t at)
+{
+    return (int64_t)pwrite(fd, from, n < (1 << 30) ? (size_t)n : (size_t)1 << 30, (off_t)at);
+}
+static int bmvpi_sys_sync(int fd)
+{
+#ifdef F_FULLFSYNC
+    if (fcntl(fd, F_FULLFSYNC) == 0) return 0; /* macOS: fsync leaves the bytes in the disk's cache */
+#endif
+    return fsync(fd);
+}
+static int bmvpi_sys_close(int fd) { return close(fd); }
+static int bmvpi_sys_remove(const char *path) { return unlink(path); }
+static int bmvpi_sys_rename(const char *from, const char *to) { return rename(from, to); }
+static long bmvpi_sys_process(void) { return (long)getpid(); }
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif
+/* ---- end of the system part ------------------------------------------------------------------------------------ */
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -4907,13 +5040,12 @@ typedef struct bmvpi_in { /* a regular file open for reading */
 
 static bmvp_status bmvpi_in_open(bmvpi_in *in, const char *path, bmvp_error *err)
 {
-    struct stat what;
     in->path = path;
-    in->fd = open(path, O_RDONLY);
+    in->fd = bmvpi_sys_open(path, BMVPI_SYS_READ);
     if (in->fd < 0) return bmvp_error_set(err, BMVP_E_IO, "%.300s: cannot be opened: %s", path, strerror(errno));
-    in->size = fstat(in->fd, &what) == 0 && S_ISREG(what.st_mode) ? (int64_t)what.st_size : -1;
+    in->size = bmvpi_sys_size(in->fd);
     if (in->size >= 0) return BMVP_OK;
-    close(in->fd);
+    bmvpi_sys_close(in->fd);
     in->fd = -1;
     return bmvp_error_set(err, BMVP_E_IO, "%.300s: is not a regular file", path);
 }
@@ -4921,15 +5053,14 @@ static bmvp_status bmvpi_in_open(bmvpi_in *in, const char *path, bmvp_error *err
 static bmvp_status bmvpi_in_read(const bmvpi_in *in, int64_t at, void *dst, int64_t n, bmvp_error *err)
 {
     char *p = (char *)dst;
-    if (lseek(in->fd, (off_t)at, SEEK_SET) < 0)
-        return bmvp_error_set(err, BMVP_E_IO, "%.300s: cannot be read: %s", in->path, strerror(errno));
     while (n > 0) {
-        const ssize_t k = read(in->fd, p, n < (1 << 30) ? (size_t)n : (size_t)1 << 30);
+        const int64_t k = bmvpi_sys_read(in->fd, p, n, at);
         if (k < 0 && errno == EINTR) continue;
         if (k < 0) return bmvp_error_set(err, BMVP_E_IO, "%.300s: cannot be read: %s", in->path, strerror(errno));
         if (k == 0) return bmvp_error_set(err, BMVP_E_IO, "%.300s: became shorter while it was read", in->path);
         p += k;
-        n -= (int64_t)k;
+        at += k;
+        n -= k;
     }
     return BMVP_OK;
 }
@@ -4952,7 +5083,7 @@ BMVP_API bmvp_status bmvp_file_read(const char *path, size_t max_bytes, bmvp_byt
     }
     if (!s) bmvp_bytes_append(out, "", 0);
     if (!s && out->failed) s = bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory while reading", path);
-    close(in.fd);
+    bmvpi_sys_close(in.fd);
     return s;
 }
 
@@ -4972,8 +5103,8 @@ static bmvp_status bmvpi_out_error(const bmvpi_out *o, const char *what, bmvp_er
 static void bmvpi_out_discard(bmvpi_out *o)
 {
     if (o->fd >= 0) {
-        close(o->fd);
-        unlink(o->tmp);
+        bmvpi_sys_close(o->fd);
+        bmvpi_sys_remove(o->tmp);
     }
     o->fd = -1;
     if (o->path) o->a.free(o->path, o->a.user);
@@ -4990,11 +5121,11 @@ static bmvp_status bmvpi_out_open(bmvpi_out *o, const char *path, const bmvp_all
     if (!o->path) return bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory", path);
     memcpy(o->path, path, n + 1);
     o->tmp = o->path + n + 1;
-    snprintf(o->tmp, m - n - 1, "%s.tmp.%ld", path, (long)getpid());
-    o->fd = open(o->tmp, O_WRONLY | O_CREAT | O_EXCL, 0666);
+    snprintf(o->tmp, m - n - 1, "%s.tmp.%ld", path, bmvpi_sys_process());
+    o->fd = bmvpi_sys_open(o->tmp, BMVPI_SYS_NEW);
     if (o->fd < 0 && errno == EEXIST) { /* left by a killed process that had our number */
-        unlink(o->tmp);
-        o->fd = open(o->tmp, O_WRONLY | O_CREAT | O_EXCL, 0666);
+        bmvpi_sys_remove(o->tmp);
+        o->fd = bmvpi_sys_open(o->tmp, BMVPI_SYS_NEW);
     }
     return o->fd >= 0 ? BMVP_OK : bmvpi_out_error(o, "cannot be written", err);
 }
@@ -5002,13 +5133,13 @@ static bmvp_status bmvpi_out_open(bmvpi_out *o, const char *path, const bmvp_all
 static bmvp_status bmvpi_out_write(bmvpi_out *o, int64_t at, const void *data, int64_t n, bmvp_error *err)
 {
     const char *p = (const char *)data;
-    if (lseek(o->fd, (off_t)at, SEEK_SET) < 0) return bmvpi_out_error(o, "cannot be written", err);
     while (n > 0) {
-        const ssize_t k = write(o->fd, p, n < (1 << 30) ? (size_t)n : (size_t)1 << 30);
+        const int64_t k = bmvpi_sys_write(o->fd, p, n, at);
         if (k < 0 && errno == EINTR) continue;
         if (k < 0) return bmvpi_out_error(o, "cannot be written", err);
         p += k;
-        n -= (int64_t)k;
+        at += k;
+        n -= k;
     }
     return BMVP_OK;
 }
@@ -5020,10 +5151,10 @@ static bmvp_status bmvpi_out_sync_folder(bmvpi_out *o, bmvp_error *err)
     bmvp_status s = BMVP_OK;
     int fd;
     if (slash) slash[slash == o->tmp] = 0;
-    fd = open(slash ? o->tmp : ".", O_RDONLY);
-    if (fd < 0) return BMVP_OK; /* a folder that may be written but not read */
-    if (fsync(fd) && errno == EIO) s = bmvpi_out_error(o, "folder cannot be synced", err);
-    close(fd);
+    fd = bmvpi_sys_open(slash ? o->tmp : ".", BMVPI_SYS_READ);
+    if (fd < 0) return BMVP_OK; /* a folder that may be written but not read; Windows opens none */
+    if (bmvpi_sys_sync(fd) && errno == EIO) s = bmvpi_out_error(o, "folder cannot be synced", err);
+    bmvpi_sys_close(fd);
     return s;
 }
 
@@ -5032,13 +5163,13 @@ static bmvp_status bmvpi_out_commit(bmvpi_out *o, bmvp_error *err)
 {
     bmvp_status s = BMVP_OK;
     int failed;
-    if (fsync(o->fd)) s = bmvpi_out_error(o, "cannot be synced to disk", err);
+    if (bmvpi_sys_sync(o->fd)) s = bmvpi_out_error(o, "cannot be synced to disk", err);
     if (!s) {
-        failed = close(o->fd);
+        failed = bmvpi_sys_close(o->fd);
         o->fd = -1;
         if (failed) s = bmvpi_out_error(o, "cannot be closed", err);
-        if (!s && rename(o->tmp, o->path)) s = bmvpi_out_error(o, "cannot be replaced", err);
-        if (s) unlink(o->tmp);
+        if (!s && bmvpi_sys_rename(o->tmp, o->path)) s = bmvpi_out_error(o, "cannot be replaced", err);
+        if (s) bmvpi_sys_remove(o->tmp);
         else s = bmvpi_out_sync_folder(o, err);
     }
     bmvpi_out_discard(o);
@@ -5186,21 +5317,44 @@ static int bmvpi_jp_digits(bmvpi_jp *j)
     return j->p > q;
 }
 
+/* Is the number of these characters an integer of 64 bits? By its digits: from 2^53 on a double is many integers. */
+static int bmvpi_jp_integer(const char *p, const char *end, int64_t *value)
+{
+    const int negative = *p == '-';
+    const char *mantissa, *q;
+    int64_t n = 0;
+    int places = 0, exponent = 0; /* places: digits that stand before the point, once the exponent has moved it */
+    for (mantissa = p += negative; mantissa < end && *mantissa != 'e' && *mantissa != 'E';) mantissa++;
+    for (q = mantissa; q < end; q++)
+        if (*q >= '0' && *q <= '9' && exponent < 1000) exponent = 10 * exponent + (*q - '0');
+    for (q = p; q < mantissa && *q != '.';) q++;
+    places = (int)(q - p) + (mantissa + 1 < end && mantissa[1] == '-' ? -exponent : exponent);
+    while (mantissa > p && (mantissa[-1] == '0' || (mantissa[-1] == '.' && q < mantissa))) mantissa--;
+    *value = 0;
+    if (mantissa == p) return 1; /* zero, with any exponent */
+    for (; p < mantissa || places > 0; places--) {
+        int digit = 0;
+        if (p < mantissa && *p == '.') p++;
+        if (p < mantissa) digit = *p++ - '0';
+        if ((places <= 0 && digit) || n < (INT64_MIN + digit) / 10) return 0;
+        n = n * 10 - digit;
+    }
+    if (!negative && n == INT64_MIN) return 0;
+    *value = negative ? n : -n;
+    return 1;
+}
+
 static int bmvpi_jp_number(bmvpi_jp *j, bmvp_json *v)
 {
     const char *start = j->p;
-    const int negative = *j->p == '-';
-    int whole = 1;
-    j->p += negative;
+    if (*j->p == '-') j->p++;
     if (j->p < j->end && *j->p == '0') j->p++; /* no digit may follow: then ',' or the like is expected */
     else if (!bmvpi_jp_digits(j)) return bmvpi_jp_fail(j, j->p, "expected a digit");
     if (j->p < j->end && *j->p == '.') {
-        whole = 0;
         j->p++;
         if (!bmvpi_jp_digits(j)) return bmvpi_jp_fail(j, j->p, "expected a digit after '.'");
     }
     if (j->p < j->end && (*j->p == 'e' || *j->p == 'E')) {
-        whole = 0;
         j->p++;
         if (j->p < j->end && (*j->p == '+' || *j->p == '-')) j->p++;
         if (!bmvpi_jp_digits(j)) return bmvpi_jp_fail(j, j->p, "expected a digit in the exponent");
@@ -5210,20 +5364,7 @@ static int bmvpi_jp_number(bmvpi_jp *j, bmvp_json *v)
     v->d = bmvpi_number_value(start, (size_t)(j->p - start));
     if (!(v->d >= -DBL_MAX && v->d <= DBL_MAX))
         return bmvpi_jp_fail(j, start, "expected a number within double's range");
-    if (whole) { /* exact even where double is not: 2^53 to 2^63 */
-        const char *q = start + negative;
-        int64_t n = 0;
-        for (v->is_int = 1; q < j->p && v->is_int; q++) {
-            const int digit = *q - '0';
-            if (n < (INT64_MIN + digit) / 10) v->is_int = 0;
-            else n = n * 10 - digit;
-        }
-        if (!negative && n == INT64_MIN) v->is_int = 0;
-        v->i = v->is_int ? (negative ? n : -n) : 0;
-    } else if (v->d >= -9223372036854775808.0 && v->d < 9223372036854775808.0 && v->d == (double)(int64_t)v->d) {
-        v->is_int = 1;
-        v->i = (int64_t)v->d;
-    }
+    v->is_int = bmvpi_jp_integer(start, j->p, &v->i);
     return 1;
 }
 
@@ -7041,7 +7182,7 @@ BMVP_API void bmvp_ckpt_close(bmvp_ckpt *ckpt)
 {
     bmvpi_ckpt_file *f = ckpt ? ckpt->file : NULL;
     if (!f) return;
-    if (f->in.fd >= 0) close(f->in.fd);
+    if (f->in.fd >= 0) bmvpi_sys_close(f->in.fd);
     bmvpi_bump_free(&f->mem);
     f->mem.a.free(f, f->mem.a.user);
 }

@@ -5563,8 +5563,8 @@ static void bmvpi_whole_activate(const bmvp_ft *f, const float *logit, int64_t n
     for (i = 0; i < n; ++i, logit += outputs, out += outputs) {
         float most = logit[0], sum = 0;
         for (k = 1; k < outputs; ++k) most = logit[k] > most ? logit[k] : most;
-        for (k = 0; k < outputs && f->labels.exclusive; ++k) sum += out[k] = expf(logit[k] - most);
-        for (k = 0; k < outputs; ++k) out[k] = f->labels.exclusive ? out[k] / sum : 1 / (1 + expf(-logit[k]));
+        for (k = 0; k < outputs && f->labels.exclusive; ++k) sum += out[k] = bmvpi_expf(logit[k] - most);
+        for (k = 0; k < outputs; ++k) out[k] = f->labels.exclusive ? out[k] / sum : 1 / (1 + bmvpi_expf(-logit[k]));
     }
 }
 

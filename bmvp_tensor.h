@@ -63,7 +63,7 @@
 
    CONFIG MACROS
        BMVP_API          linkage of public functions   default: nothing (extern)    set globally
-       BMVP_NO_THREADS   no pthread, one thread only   default: off                 only with the implementation
+       BMVP_NO_THREADS   no pthread, one thread only   default: off; MSVC, TCC: on  only with the implementation
        BMVP_NO_SIMD      plain loops only: the text of the machine room is left out    only with the implementation
 */
 #ifndef BMVP_TENSOR_H_INCLUDED
@@ -787,6 +787,10 @@ BMVP_API bmvp_tensor *bmvp_minmax(bmvp_ctx *c, bmvp_tensor *x, double eps);
 #define BMVP_NO_SIMD /* x87, s390x: floats are computed in more bits, and a vector times a literal does not compile */
 #endif
 
+#if (!defined(__ATOMIC_RELAXED) || defined(_MSC_VER)) && !defined(BMVP_NO_THREADS)
+#define BMVP_NO_THREADS /* TCC 0.9.27 and MSVC have no __atomic builtins, by which tasks are taken, MSVC no pthread.h */
+#endif
+
 #include <float.h>
 #include <math.h>
 #include <stdarg.h>
@@ -850,6 +854,14 @@ static int64_t bmvpi_mul_size(int64_t a, int64_t b)
 static int64_t bmvpi_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t bmvpi_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t bmvpi_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* C libraries differ in the last bit of expf and the like. Their doubles differ, too, but far behind the last bit of a
+   float: by way of double a network gets the same numbers on all of them. */
+static float bmvpi_expf(float x) { return (float)exp((double)x); }
+static float bmvpi_logf(float x) { return (float)log((double)x); }
+static float bmvpi_erff(float x) { return (float)erf((double)x); }
+static float bmvpi_log1pf(float x) { return (float)log1p((double)x); }
+static float bmvpi_expm1f(float x) { return (float)expm1((double)x); }
 
 static void *bmvpi_libc_alloc(size_t n, void *user) { (void)user; return malloc(n); }
 static void bmvpi_libc_free(void *p, void *user) { (void)user; free(p); }
@@ -1450,11 +1462,14 @@ BMVP_API const char *bmvp_simd_text(bmvp_simd level)
 
 static int bmvpi_processors(void)
 {
-#ifndef BMVP_NO_THREADS
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n > 0 && n < 1024 ? (int)n : 1;
-#else
+#if defined(BMVP_NO_THREADS)
     return 1;
+#elif defined(_WIN32)
+    const int n = pthread_num_processors_np();
+    return n > 0 && n < 1024 ? n : 1;
+#else
+    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 && n < 1024 ? (int)n : 1;
 #endif
 }
 
@@ -3318,7 +3333,7 @@ BMVP_API bmvp_tensor *bmvp_sigmoid(bmvp_ctx *c, bmvp_tensor *x)
 static void bmvpi_sigmoid_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
-    for (i = lo; i < hi; ++i) m->y[i] = 1.0f / (1.0f + expf(-m->x[i]));
+    for (i = lo; i < hi; ++i) m->y[i] = 1.0f / (1.0f + bmvpi_expf(-m->x[i]));
 }
 static void bmvpi_sigmoid_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
 {
@@ -3356,14 +3371,15 @@ BMVP_API bmvp_tensor *bmvp_gelu(bmvp_ctx *c, bmvp_tensor *x)
 static void bmvpi_gelu_plain(int64_t n, const float *x, float *y)
 {
     int64_t i;
-    for (i = 0; i < n; ++i) y[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.707106781f));
+    for (i = 0; i < n; ++i) y[i] = 0.5f * x[i] * (1.0f + bmvpi_erff(x[i] * 0.707106781f));
 }
 
 static void bmvpi_gelu_back_plain(int64_t n, const float *x, const float *g, float *dx, int add)
 {
     int64_t i;
     for (i = 0; i < n; ++i) {
-        const float slope = 0.5f * (1.0f + erff(x[i] * 0.707106781f)) + x[i] * 0.398942280f * expf(-0.5f * x[i] * x[i]);
+        const float slope =
+            0.5f * (1.0f + bmvpi_erff(x[i] * 0.707106781f)) + x[i] * 0.398942280f * bmvpi_expf(-0.5f * x[i] * x[i]);
         dx[i] = (add ? dx[i] : 0.0f) + g[i] * slope;
     }
 }
@@ -3432,7 +3448,7 @@ BMVP_API bmvp_tensor *bmvp_exp(bmvp_ctx *c, bmvp_tensor *x)
 {
     return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_EXP, x));
 }
-BMVPI_FUNCTION(exp, expf(x), y, y)
+BMVPI_FUNCTION(exp, bmvpi_expf(x), y, y)
 #define bmvpi_exp_cpu_workspace NULL
 static bmvp_tensor *bmvpi_exp_sample(bmvp_ctx *c, int variant)
 {
@@ -3446,7 +3462,7 @@ BMVP_API bmvp_tensor *bmvp_natural_log(bmvp_ctx *c, bmvp_tensor *x)
 {
     return bmvpi_run(c, bmvpi_pointwise(c, BMVP_OP_NATURAL_LOG, x));
 }
-BMVPI_FUNCTION(natural_log, logf(x), x, 1.0f / x)
+BMVPI_FUNCTION(natural_log, bmvpi_logf(x), x, 1.0f / x)
 #define bmvpi_natural_log_cpu_workspace NULL
 static bmvp_tensor *bmvpi_natural_log_sample(bmvp_ctx *c, int variant)
 {
@@ -3487,7 +3503,7 @@ static void bmvpi_softmax_row_plain(int64_t n, const float *x, float *y)
     float top = x[0], sum = 0;
     int64_t i;
     for (i = 1; i < n; ++i) if (!(x[i] <= top)) top = x[i];
-    for (i = 0; i < n; ++i) sum += y[i] = expf(x[i] - top);
+    for (i = 0; i < n; ++i) sum += y[i] = bmvpi_expf(x[i] - top);
     for (i = 0; i < n; ++i) y[i] /= sum;
 }
 static void bmvpi_softmax_rows(const bmvpi_map *m, int64_t lo, int64_t hi)
@@ -4885,7 +4901,7 @@ static double bmvpi_bce_range(const bmvpi_map *m, int64_t lo, int64_t hi)
     int64_t i;
     for (i = lo; i < hi; ++i) {
         const float x = m->x[i];
-        sum += (double)((x < 0.0f ? 0.0f : x) - x * m->target[i] + log1pf(expf(-fabsf(x))));
+        sum += (double)((x < 0.0f ? 0.0f : x) - x * m->target[i] + bmvpi_log1pf(bmvpi_expf(-fabsf(x))));
     }
     return sum;
 }
@@ -4900,7 +4916,8 @@ static void bmvpi_bce_back_range(const bmvpi_map *m, int64_t lo, int64_t hi)
 {
     int64_t i;
     for (i = lo; i < hi; ++i) {
-        const float x = m->x[i], t = m->target[i], e = expf(-fabsf(x)), large = 1.0f / (1.0f + e), small = e * large;
+        const float x = m->x[i], t = m->target[i], e = bmvpi_expf(-fabsf(x));
+        const float large = 1.0f / (1.0f + e), small = e * large;
         const float d = x < 0.0f ? (1.0f - t) * small - t * large : (1.0f - t) * large - t * small;
         m->dx[i] = (m->add ? m->dx[i] : 0.0f) + m->factor * d;
     }
@@ -5099,7 +5116,8 @@ static void bmvpi_cross_entropy_back_rows(const bmvpi_map *m, int64_t lo, int64_
         const int64_t t = bmvpi_saved_int(m->target, r);
         const float s = m->factor * m->weight[t], *x = m->x + r * m->c;
         for (i = 0; i < m->c; ++i) {
-            const float log_p = x[i] - m->saved[r] - m->saved[m->n + r], p = i == t ? expm1f(log_p) : expf(log_p);
+            const float log_p = x[i] - m->saved[r] - m->saved[m->n + r];
+            const float p = i == t ? bmvpi_expm1f(log_p) : bmvpi_expf(log_p);
             float *dx = m->dx + r * m->c + i;
             *dx = (m->add ? *dx : 0.0f) + s * p;
         }
@@ -5622,13 +5640,13 @@ static void bmvpi_attention_plain(const bmvp_tensor *y, float *p)
                     p[k] += y->src[1]->x[bmvpi_bias_at(y, nh % heads, i, k)] + bmvpi_apart(y, nh / heads, i, k);
                 if (p[k] > top) top = p[k];
             }
-            for (k = 0; k < t; ++k) sum += p[k] = expf(p[k] - top);
+            for (k = 0; k < t; ++k) sum += p[k] = bmvpi_expf(p[k] - top);
             for (x = 0; x < d; ++x) {
                 float s = 0;
                 for (k = 0; k < t; ++k) s += p[k] * v[k * step + x];
                 out[i * c + x] = s / sum;
             }
-            if (y->saved) y->saved[nh * t + i] = top + logf(sum);
+            if (y->saved) y->saved[nh * t + i] = top + bmvpi_logf(sum);
         }
     }
 }
@@ -5654,7 +5672,7 @@ static void bmvpi_attention_plain_back(const bmvp_tensor *y, float *g, float *ta
                 p[k] *= scale;
                 if (y->n_src > 1)
                     p[k] += y->src[1]->x[bmvpi_bias_at(y, nh % heads, i, k)] + bmvpi_apart(y, nh / heads, i, k);
-                p[k] = expf(p[k] - y->saved[nh * t + i]);
+                p[k] = bmvpi_expf(p[k] - y->saved[nh * t + i]);
                 dot += p[k] * ds[k];
             }
             for (k = 0; k < t; ++k) ds[k] = p[k] * (ds[k] - dot);
@@ -9334,7 +9352,7 @@ BMVPI_AT_v##BITS static void bmvpi_fused_softmax_v##BITS(int64_t rows, int64_t n
             top[r] = here; \
             sum[r] = 0.0f; \
         } else if (here > top[r]) { \
-            const float down = expf(top[r] - here); \
+            const float down = bmvpi_expf(top[r] - here); \
             sum[r] *= down; \
             top[r] = here; \
             for (i = 0; i < d; ++i) o[i] *= down; \
@@ -9646,7 +9664,7 @@ static void bmvpi_attn_rows(const bmvpi_attn *j, const bmvpi_attn_room *m, int64
     for (i = 0; i < rows; ++i) {
         const float over = 1.0f / m->sum[i];
         for (x = 0; x < j->d; ++x) y[i * j->c + x] *= over;
-        if (j->y->saved) j->y->saved[nh * j->t + r0 + i] = m->top[i] + logf(m->sum[i]);
+        if (j->y->saved) j->y->saved[nh * j->t + r0 + i] = m->top[i] + bmvpi_logf(m->sum[i]);
     }
 }
 static void bmvpi_attn_task(void *arg, int64_t task, int worker)

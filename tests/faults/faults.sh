@@ -7,7 +7,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
-long=${1-}
+long=${1-} home=$(pwd)
 CC=${CC:-cc}
 "$CC" -shared -fPIC -O1 tests/faults/oom.c -o "$T/oom.so" -ldl 2>"$T/oom.txt" || rm -f "$T/oom.so"
 with_program
@@ -115,12 +115,12 @@ starved()
     rm -rf starved
     OOM_COUNT=$T/count LD_PRELOAD=$T/oom.so "$@" >full.txt 2>&1
     n=$(cat count) k=1
-    (cd starved 2>/dev/null && find . -type f ! -name '.lock' ! -name report.html -exec cksum {} + | sort) >full
+    find starved -type f ! -name '.lock' ! -name report.html -exec cksum {} + 2>/dev/null | sort >full
     while [ "$k" -le "$n" ]; do
         rm -rf starved
         OOM_AT=$k LD_PRELOAD=$T/oom.so "$@" >"$out" 2>&1
         code=$?
-        (cd starved 2>/dev/null && find . -type f ! -name '.lock' ! -name report.html -exec cksum {} + | sort) >now
+        find starved -type f ! -name '.lock' ! -name report.html -exec cksum {} + 2>/dev/null | sort >now
         if [ $code -eq 0 ] && ! cmp -s full now; then fail "$name: allocation $k of $n failed without a word" "$out"
         elif [ $code -gt 2 ]; then fail "$name: status $code when allocation $k of $n fails" "$out"
         elif [ $code -gt 0 ] && ! grep -q 'memory' "$out"; then fail "$name: allocation $k of $n: no word of memory" "$out"
@@ -136,6 +136,8 @@ else
     starved prepare "$(many 1 9)" bmvp prepare --data phantoms --out starved --spacing 0 --threads 1
     mkdir starved
     starved predict "$(many 1 97)" bmvp predict --checkpoint tuned/best.safetensors --data phantoms --out starved --threads 1
+    # one image, one window: most allocations are those before it
+    starved embed "$(many 1 31)" bmvp embed --checkpoint whole/checkpoint.safetensors --data prepared/case_0001/t1.nii --crop 32 --spacing 0 --out starved --threads 1
     if [ -n "$long" ]; then starved info 1 bmvp info tuned/checkpoint.safetensors; fi
 fi
 
@@ -149,6 +151,13 @@ if [ -e /dev/full ]; then
     done
 fi
 # a limit of the size of files is a full disk that needs no rights to make
+# millimetres where voxels are meant, or metres: voxels of 200 mm
+mkdir huge huge/a
+cp prepared/case_0001/t1.nii huge/a/t1.nii
+for at in 80 84 88 280 300 320; do # pixdim and the diagonal of the sform
+    printf '\0\0\110\103' | dd of=huge/a/t1.nii bs=1 seek=$at conv=notrunc 2>/dev/null
+done
+expect 1 "left out: case 'a'|is pixdim in the unit of xyzt_units|0 cases" bmvp prepare --data huge --out huge_out
 (ulimit -f 1 && bmvp prepare --data phantoms --out small --spacing 0) >"$out" 2>&1
 judge $? 1 "small/" "prepare on a full disk"
 clean small
@@ -165,5 +174,17 @@ else
     expect 1 "sealed" bmvp prepare --data phantoms --out sealed/here --spacing 0
     expect 1 "sealed" pretrain sealed/run
 fi
+
+# ---- what once went wrong has a test --------------------------------------------------------------------------------------------------
+
+last=0
+while IFS='|' read -r number file words what; do
+    case $number in '#'*) continue ;; esac
+    number=${number% } file=${file# } words=${words# }
+    check "finding $number,${what}: no test of it in ${file% }" grep -qF -- "${words% }" "$home/${file% }"
+    if [ "$number" -gt $((last + 1)) ]; then fail "finding $((last + 1)) is not in the list"; fi
+    last=$number
+done <"$home/tests/faults/findings.txt"
+check "all 23 findings of the list" test "$last" -ge 23
 
 finish

@@ -99,6 +99,11 @@ if [ ! -s "$T/common_tensor" ]; then fail "bmvp_tensor.h has no common part"
 elif diff "$T/common_tensor" "$T/common_nifti" >"$T/said" 2>&1; then pass
 else fail "the common part differs between bmvp_tensor.h and bmvp_nifti.h" "$T/said"
 fi
+for h in nn nifti; do sed -n '/^\/\* ---- system:/,/^\/\* ---- end of the system part/p' bmvp_$h.h >"$T/system_$h"; done
+if [ ! -s "$T/system_nn" ]; then fail "bmvp_nn.h has no system part"
+elif diff "$T/system_nn" "$T/system_nifti" >"$T/said" 2>&1; then pass
+else fail "the system part differs between bmvp_nn.h and bmvp_nifti.h" "$T/said"
+fi
 for h in $ALL bmvp_cuda.cu; do
     if sed 1q "$h" | grep -q 'MIT, no warranty' && tail -n 3 "$h" | grep -q 'OTHER DEALINGS IN THE SOFTWARE'; then pass
     else fail "$h: no warranty in its first line, or no licence at its end"

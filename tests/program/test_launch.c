@@ -403,21 +403,27 @@ static void test_strangers(void)
     CHECK_HOLDS(c[1].err.message, "rank 1 did not reach rank 0 at 127.0.0.1");
 }
 
-/* Rank 0 loses one of a rank's two connections before it has read there: the rank comes again. */
-static void test_half_seen(void)
+static int listen_at(int port)
 {
-    const int port = free_port(), on = 1;
-    const double until = clock_now() + 5;
+    const int listener = socket(AF_INET, SOCK_STREAM, 0), on = 1;
     struct sockaddr_in a;
-    rank_hello h;
-    comer c;
-    int listener = socket(AF_INET, SOCK_STREAM, 0), fd[3], i;
     memset(&a, 0, sizeof a);
     a.sin_family = AF_INET;
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     a.sin_port = htons((uint16_t)port);
     (void)setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     CHECK(bind(listener, (struct sockaddr *)&a, sizeof a) == 0 && listen(listener, 8) == 0);
+    return listener;
+}
+
+/* Rank 0 loses one of a rank's two connections before it has read there: the rank comes again. */
+static void test_half_seen(void)
+{
+    const int port = free_port();
+    const double until = clock_now() + 5;
+    rank_hello h;
+    comer c;
+    int listener = listen_at(port), fd[3], i;
     send_for(&c, 1, 3, "127.0.0.1", port);
     c.s.join = 2;
     set_out(&c);
@@ -433,6 +439,32 @@ static void test_half_seen(void)
     for (i = 0; i < 3; ++i) socket_close(&fd[i]);
     pthread_join(c.thread, NULL);
     CHECK(c.st == BMVP_E_IO);
+}
+
+/* A refusal without a reason is said to be one. */
+static void test_no_reason(void)
+{
+    const int port = free_port();
+    int listener = listen_at(port), fd[CHANNELS], i;
+    rank_answer a;
+    rank_hello h;
+    comer c;
+    memset(&a, 0, sizeof a);
+    memcpy(a.magic, PROTOCOL_MAGIC, sizeof a.magic);
+    a.protocol = PROTOCOL_VERSION;
+    send_for(&c, 1, 3, "127.0.0.1", port);
+    set_out(&c);
+    for (i = 0; i < CHANNELS; ++i) {
+        fd[i] = accept(listener, NULL, NULL);
+        CHECK(fd[i] >= 0 && socket_prepare(fd[i]) && socket_receive(fd[i], &h, sizeof h, clock_now() + 5));
+        CHECK(socket_send(fd[i], &a, sizeof a, clock_now() + 5));
+    }
+    pthread_join(c.thread, NULL);
+    CHECK(c.st == BMVP_E_IO);
+    CHECK_HOLDS(c.err.message, "is not accepted by rank 0 at 127.0.0.1");
+    CHECK_HOLDS(c.err.message, "it gives no reason");
+    for (i = 0; i < CHANNELS; ++i) socket_close(&fd[i]);
+    socket_close(&listener);
 }
 
 /* Who is missing is said on all ranks that came. */
@@ -473,6 +505,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_meeting);
     CHECK_RUN(test_strangers);
     CHECK_RUN(test_half_seen);
+    CHECK_RUN(test_no_reason);
     CHECK_RUN(test_absent);
     return check_end();
 }

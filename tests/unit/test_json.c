@@ -190,6 +190,49 @@ static void json_numbers(void)
 
 static void test_json_numbers(void) { json_numbers(); }
 
+/* A number is an integer by its digits, not by the double next to it. */
+static void test_json_integers(void)
+{
+    static const struct {
+        const char *text;
+        int is_int;
+        int64_t i;
+    } t[] = {
+        { "9007199254740993.0", 1, 9007199254740993 },
+        { "9007199254740993.5", 0, 0 },
+        { "9007199254740993.000e0", 1, 9007199254740993 },
+        { "9007199254740992.00000000000000000001", 0, 0 },
+        { "-9223372036854775808.0", 1, INT64_MIN },
+        { "9223372036854775807e0", 1, INT64_MAX },
+        { "9223372036854775808.0", 0, 0 },
+        { "92233720368547758.07e2", 1, INT64_MAX },
+        { "92233720368547758.075e2", 0, 0 },
+        { "1234567890123456789000e-3", 1, 1234567890123456789 },
+        { "1234567890123456789001e-3", 0, 0 },
+        { "0.0000000001e10", 1, 1 },
+        { "0.0000000001e9", 0, 0 },
+        { "0.05e-5", 0, 0 },
+        { "100e-2", 1, 1 },
+        { "100e-3", 0, 0 },
+        { "-2.50E+1", 1, -25 },
+        { "1e18", 1, 1000000000000000000 },
+        { "1e19", 0, 0 },
+        { "1e-400", 0, 0 }, /* its double is 0 */
+        { "0e99999999999999999999", 1, 0 },
+        { "-0.000e-99999999999999999999", 1, 0 },
+        { "1e-99999999999999999999", 0, 0 },
+    };
+    size_t k;
+    for (k = 0; k < sizeof t / sizeof *t; ++k) {
+        bmvp_json_doc *doc;
+        const bmvp_json *n;
+        if (!CHECK(bmvp_json_parse(t[k].text, strlen(t[k].text), "x", NULL, &doc, NULL) == BMVP_OK)) continue;
+        n = bmvp_json_root(doc);
+        if (!CHECK(n->is_int == t[k].is_int && n->i == t[k].i)) printf("    %s: %lld\n", t[k].text, (long long)n->i);
+        bmvp_json_free(doc);
+    }
+}
+
 static void test_json_locale(void)
 {
     static const char *const with_comma[] = { "de_DE.UTF-8", "fr_FR.UTF-8", "de_DE",
@@ -241,7 +284,8 @@ static void test_json_file(void)
     bmvp_json_free(doc);
     CHECK(bmvp_json_read(place("missing.json"), NULL, &doc, &err) == BMVP_E_IO);
     CHECK_HOLDS(err.message, "missing.json: cannot be opened: No such file");
-    CHECK(bmvp_json_read(folder, NULL, &doc, &err) == BMVP_E_IO);
+    CHECK(bmvp_json_read(folder, NULL, &doc, &err) == BMVP_E_IO); /* a folder is no regular file */
+    CHECK_HOLDS(err.message, "is not a regular file");
     CHECK(bmvp_json_read("/dev/stdin", NULL, &doc, &err) != BMVP_OK);
     unlink(place("a.json"));
 }
@@ -278,6 +322,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_json_good);
     CHECK_RUN(test_json_writer);
     CHECK_RUN(test_json_numbers);
+    CHECK_RUN(test_json_integers);
     if (check_start("%s", "test_json_locale")) test_json_locale();
     CHECK_RUN(test_json_fuzz);
     CHECK_RUN(test_json_file);

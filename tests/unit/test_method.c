@@ -17,7 +17,7 @@
 
 typedef struct job {
     member me;
-    double loss[STEPS];
+    bmvp_losses loss[STEPS];
     bmvp_error err;
 } job;
 
@@ -29,16 +29,26 @@ static mim_config config_of(void)
     return k;
 }
 
+static bmvp_method method_of(void)
+{
+    bmvp_method m;
+    memset(&m, 0, sizeof m);
+    m.name = "mim", m.format = "masked-image modelling 1", m.loss = mim_losses, m.fields = mim_fields;
+    m.config_size = sizeof(mim_config), m.item_size = sizeof(float *), m.forward = mim_forward;
+    return m;
+}
+
 static void *run_job(void *arg)
 {
     job *j = (job *)arg;
     const mim_config k = config_of();
+    const bmvp_method m = method_of();
     bmvp_config cfg = bmvp_config_default();
     bmvp_ctx *c;
     cfg.threads = 1;
     c = bmvp_create(&cfg, NULL);
     if (j->me.of) bmvp_set_comm(c, &j->me.table);
-    mim_run(c, &k, NULL, NULL, 6, j->loss);
+    mim_run(c, &m, &k, NULL, NULL, 6, j->loss);
     j->err = *bmvp_error_of(c);
     bmvp_destroy(c);
     return NULL;
@@ -61,30 +71,29 @@ static void test_ranks(void)
         group_close(&g);
         for (i = 0; i < size; ++i) CHECK(some[i].err.status == BMVP_OK);
         for (i = 0; i < size; ++i)
-            for (k = 0; k < 6; ++k) CHECK_NEAR(some[i].loss[k], one.loss[k], 1e-5 * one.loss[k]);
+            for (k = 0; k < 6; ++k) CHECK_NEAR(some[i].loss[k].total, one.loss[k].total, 1e-5 * one.loss[k].total);
     }
-    CHECK(one.loss[5] > 0 && one.loss[5] < one.loss[0]);
+    CHECK(one.loss[5].total > 0 && one.loss[5].total < one.loss[0].total);
 }
 
 static void test_taken_up(void)
 {
     char file[256];
     const mim_config k = config_of();
-    double once[STEPS] = { 0 }, again[STEPS] = { 0 };
+    const bmvp_method m = method_of();
+    static bmvp_losses once[STEPS], again[STEPS];
     bmvp_net_config net;
     mim_config said;
-    bmvp_method m = { 0 };
     bmvp_ssl_config other;
     int64_t step = 0, samples = 0;
     bmvp_error err;
     bmvp_ctx *c = bmvp_create(NULL, NULL);
     snprintf(file, sizeof file, "%s/test_method.%ld.safetensors", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp",
              (long)getpid());
-    mim_run(c, &k, NULL, NULL, 6, once);
-    mim_run(c, &k, NULL, file, 3, again);
-    mim_run(c, &k, file, NULL, 6, again);
+    mim_run(c, &m, &k, NULL, NULL, 6, once);
+    mim_run(c, &m, &k, NULL, file, 3, again);
+    mim_run(c, &m, &k, file, NULL, 6, again);
     CHECK(!bmvp_failed(c) && memcmp(once, again, sizeof once) == 0);
-    m.name = "mim", m.format = "masked-image modelling 1", m.fields = mim_fields;
     memset(&said, 0, sizeof said);
     CHECK(bmvp_trainer_inspect(file, &m, &net, &said, &step, &samples, &err) == BMVP_OK && step == 3);
     CHECK(samples == step * said.batch);

@@ -6,6 +6,7 @@
 #include "tests/support/nets.h"
 #include "tests/support/golden_ssl.h"
 #include "tests/support/golden_draws.h"
+#include "tests/support/kinks.h"
 #include "examples/methods/coder.h"
 
 /* >>tools --------------------------------------------------------------------------------------------------------- */
@@ -86,60 +87,6 @@ static bmvp_state *entry(bmvp_state_list *l, const char *name, const char *prefi
     int i = find_state(l, name);
     if (i < 0 && strncmp(name, prefix, strlen(prefix)) == 0) i = find_state(l, name + strlen(prefix));
     return i < 0 ? NULL : &l->item[i];
-}
-
-/* >>kinks: a ReLU's operand within rounding of 0 has one slope in float32 and may have the other in double, and each
-   such value is a little part of all gradients before it. So a pass is run again with all of them on their other side:
-   what a gradient differs by then is what rounding may do to it, and nothing else is allowed beyond the files' rule. */
-
-enum { KINKS = 64 };
-static const double near_zero = 2e-6; /* of the operand's root mean square: what float32 is off by at most here */
-typedef struct kinks {
-    bmvp_ctx *c;
-    int64_t n;
-    int once;
-    float **other; /* gradients of the other sides, by entry of the state */
-} kinks;
-static void turn_kinks(void *user) /* told of the last layer's gradient: behind it there are no ReLUs */
-{
-    kinks *k = (kinks *)user;
-    inside_kink list[KINKS];
-    int64_t i;
-    if (k->once++) return;
-    k->n = inside_kinks(k->c, near_zero, list, KINKS);
-    CHECK(k->n <= KINKS);
-    for (i = 0; i < k->n && i < KINKS; ++i) inside_turn_kink(k->c, &list[i]);
-}
-static void kinks_begin(kinks *k, bmvp_ctx *c)
-{
-    memset(k, 0, sizeof *k);
-    k->c = c;
-    bmvp_on_gradient(c, turn_kinks, k);
-}
-static void kinks_end(kinks *k, bmvp_state_list *l)
-{
-    int i;
-    bmvp_on_gradient(k->c, NULL, NULL);
-    k->other = (float **)calloc((size_t)l->n, sizeof *k->other);
-    for (i = 0; k->other && i < l->n; ++i)
-        if (bmvp_has_grad(l->item[i].t)) {
-            k->other[i] = device_copy(k->c, l->item[i].t, 1);
-            bmvp_zero_grad(l->item[i].t);
-        }
-}
-static void kinks_free(kinks *k, const bmvp_state_list *l)
-{
-    int i;
-    for (i = 0; k->other && i < l->n; ++i) free(k->other[i]);
-    free(k->other);
-}
-/* other becomes what an element of x may be off: its own difference, and their root mean square. */
-static void kinks_room(const float *x, float *other, int64_t n)
-{
-    double square = 0;
-    int64_t i;
-    for (i = 0; i < n; ++i) square += pow((double)x[i] - (double)other[i], 2);
-    for (i = 0; i < n; ++i) other[i] = (float)(fabs((double)x[i] - (double)other[i]) + sqrt(square / (double)n));
 }
 
 /* Values or gradients of parameters, by the authors' names; k NULL or kinks before which gradients lie. Returns how
@@ -413,7 +360,7 @@ static void m3ae_step(const golden_ssl *g, bmvp_trainer *t, method_item *item, c
         golden_draws d;
         const draws r = golden_draws_of(&d, g, list, "none", "none");
         item[0].given = item[1].given = &r;
-        if (pass == 0) kinks_begin(&k, t->c);
+        if (pass == 0) kinks_begin(&k, t->c, 2e-6);
         CHECK(bmvp_trainer_accumulate(t, item, 2, &loss) == BMVP_OK && !d.wrong && !d.value);
         if (pass == 0) kinks_end(&k, l);
     }

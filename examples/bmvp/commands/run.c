@@ -89,8 +89,13 @@ void run_ignore_closed_output(void) { (void)signal(SIGPIPE, SIG_IGN); }
 
 double run_peak_memory_mb(void)
 {
+#ifdef __APPLE__
+    const double unit = 1e-6; /* bytes */
+#else
+    const double unit = 1024e-6;
+#endif
     struct rusage u;
-    return getrusage(RUSAGE_SELF, &u) == 0 ? (double)u.ru_maxrss * 1024e-6 : 0;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (double)u.ru_maxrss * unit : 0;
 }
 
 char *run_file(const char *out, const char *name) { return path_join(out, name); }

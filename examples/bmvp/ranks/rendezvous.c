@@ -378,7 +378,8 @@ static int meet_read(int fd, char *host, const char **problem, bmvp_error *err)
         snprintf(host, HOST_TEXT, "%.63s", a.text);
         return 1;
     }
-    if (memcmp(a.magic, PROTOCOL_MAGIC, sizeof a.magic) == 0) (void)bmvp_error_set(err, BMVP_E_IO, "%s", a.text);
+    if (memcmp(a.magic, PROTOCOL_MAGIC, sizeof a.magic) == 0)
+        (void)bmvp_error_set(err, BMVP_E_IO, "%s", a.text[0] ? a.text : "it gives no reason");
     else
         (void)bmvp_error_set(
             err, BMVP_E_IO,

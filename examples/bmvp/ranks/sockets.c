@@ -38,6 +38,9 @@ int socket_prepare(int fd)
 {
     const int on = 1, flags = fcntl(fd, F_GETFL);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+#ifdef SO_NOSIGPIPE
+    (void)setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
     return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
 }
 
@@ -101,11 +104,20 @@ int socket_connect(const struct addrinfo *to, double seconds)
     return -1;
 }
 
+ssize_t socket_put(int fd, const void *data, size_t n)
+{
+#ifdef MSG_NOSIGNAL
+    return send(fd, data, n, MSG_NOSIGNAL);
+#else
+    return send(fd, data, n, 0); /* older macOS: socket_prepare sees to it */
+#endif
+}
+
 int socket_send(int fd, const void *data, size_t n, double until)
 {
     const char *p = (const char *)data;
     while (n) {
-        const ssize_t k = send(fd, p, n, MSG_NOSIGNAL);
+        const ssize_t k = socket_put(fd, p, n);
         if (k > 0) {
             p += k;
             n -= (size_t)k;

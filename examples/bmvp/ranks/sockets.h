@@ -5,6 +5,7 @@
 #include <netdb.h>
 #include <pthread.h>
 #include <stddef.h>
+#include <sys/types.h>
 #include "bmvp_tensor.h"
 
 double clock_now(void); /* seconds of the monotonic clock */
@@ -16,6 +17,8 @@ int socket_prepare(int fd);
 struct addrinfo *socket_resolve(const char *host, int port, const char **why);
 /* Connected within `seconds`, or -1 with errno. */
 int socket_connect(const struct addrinfo *to, double seconds);
+/* As many of n bytes as go at once, as send; a connection that is closed is an error and no SIGPIPE. */
+ssize_t socket_put(int fd, const void *data, size_t n);
 /* All n bytes by `until`, or 0: closed, failed, or too late. */
 int socket_send(int fd, const void *data, size_t n, double until);
 int socket_receive(int fd, void *data, size_t n, double until);

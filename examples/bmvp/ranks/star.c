@@ -39,7 +39,7 @@ static void link_fail_locked(star *k, const char *why)
     k->failed = 1;
     memset(message, 0, sizeof message);
     message[0] = LINK_STOP;
-    snprintf(message + 1, STAR_TEXT, "%s", why);
+    snprintf(message + 1, STAR_TEXT, "%s", why[0] ? why : "a rank has failed, and gave no reason");
     memcpy(k->why, message + 1, STAR_TEXT);
     link_send_all(k, message, sizeof message);
     for (r = k->first; r < k->end; ++r) (void)shutdown(k->peer[r].fd[CHANNEL_DATA], SHUT_RDWR);

@@ -42,7 +42,7 @@ static int tcp_move(tcp_flow *f, int fd)
 {
     int sent = 0, came = 0;
     if (f->to_send) {
-        const ssize_t k = send(fd, f->out, f->to_send, MSG_NOSIGNAL);
+        const ssize_t k = socket_put(fd, f->out, f->to_send);
         sent = tcp_result(k);
         if (sent > 0) {
             f->out += k;

@@ -1,0 +1,2 @@
+/* netdb.h - there are no sockets here (posix.c: tcp_open): the name alone, for sockets.h */
+struct addrinfo;

@@ -1,0 +1,1 @@
+/* resource.h - is in posix.h */
