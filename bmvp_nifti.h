@@ -486,7 +486,9 @@ BMVP_API bmvp_status bmvp_nii_read_box(float *dst, const bmvp_nii_file *file, co
 
 BMVP_API void bmvp_nii_close(bmvp_nii_file *file);
 
-/* >>affine ----------------------------------------------------------------------------------------------------- */
+/* >>affine -----------------------------------------------------------------------------------------------------
+   An affine a is double[16], row-major. Voxel (i, j, k), counted from 0, lies at x = a[0] i + a[1] j + a[2] k + a[3],
+   y = a[4] i + .. + a[7], z = a[8] i + .. + a[11], in mm; x grows to the right, y to the front, z up (RAS). */
 
 /* qform matrix of an image: rotation from the quaternion (a >= 0; normalised when b^2+c^2+d^2 > 1), columns
    times pixdim[1], pixdim[2], qfac * pixdim[3], translation qoffset. */
@@ -559,7 +561,8 @@ typedef struct bmvp_nii_resample {
 /* Spacing: resamples to voxel size mm[3] (<= 0: keep that axis). Border voxels are repeated, coordinates are
    voxel centres, shear is removed, no smoothing. Output size round-half-even((n - 1) * old / new + 1) per axis.
    Unchanged when the new grid equals the old one within 1e-3 + 1e-5 relative. NEAREST follows PyTorch's arithmetic
-   at ties as far as it is defined. E_ARG: singular, or the result would have 2^31 voxels on an axis. */
+   at ties as far as it is defined. E_ARG: singular, the result would have 2^31 voxels on an axis, or shear alone
+   (not diagonal) would make it 64 times as large. */
 BMVP_API bmvp_status bmvp_nii_spacing(bmvp_nii_volume *volume, const double mm[3],
                                       const bmvp_nii_resample *how, bmvp_error *err);
 
@@ -4014,7 +4017,7 @@ static int bmvpi_nii_close(const double a[16], const double b[16])
 static bmvp_status bmvpi_nii_target(int64_t size[3], double xform[16], int *same, const bmvp_nii_volume *v,
                                     const double mm[3], const bmvp_nii_resample *how, bmvp_error *err)
 {
-    double length[3], step[3], target[16], one[16];
+    double length[3], step[3], target[16], one[16], box = 1, upright = 1;
     int i;
     if (!bmvpi_nii_finite16(v->affine)) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "affine is not finite");
     bmvp_nii_voxel_size(length, v->affine);
@@ -4028,8 +4031,17 @@ static bmvp_status bmvpi_nii_target(int64_t size[3], double xform[16], int *same
         !bmvpi_nii_shape_offset(size, target, v->affine, v->dim) || !bmvpi_nii_solve(xform, v->affine, target))
         return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "affine is singular, or voxels of %g x %g x %g mm make the"
                               " volume too large", step[0], step[1], step[2]);
-    for (i = 0; i < 3; ++i)
-        if (how && how->dim[i] > 0) size[i] = how->dim[i];
+    for (i = 0; i < 3; ++i) {
+        if (how && how->dim[i] > 0) {
+            size[i] = how->dim[i];
+            continue;
+        }
+        box *= (double)size[i];
+        upright *= (double)(v->dim[i] - 1) * length[i] / step[i] + 1;
+    }
+    if (!(box <= 64 * upright) && !(how && how->diagonal))  /* gantry tilt: not twice as many */
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "affine is sheared so far that the box about the volume has %.3g"
+                              " voxels, %.3g without shear: is the file's sform or qform right?", box, upright);
     bmvpi_nii_identity(one);
     *same = size[0] == v->dim[0] && size[1] == v->dim[1] && size[2] == v->dim[2] &&
             (bmvpi_nii_close(v->affine, target) || bmvpi_nii_close(xform, one));

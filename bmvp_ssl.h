@@ -1230,7 +1230,8 @@ BMVP_API int bmvp_ssl_sample_at(const bmvp_ssl_config *cfg, const bmvp_ssl_case 
    itself is left:
 
        Phi_distill(X_im, T_m)   filled from the template T_m of its modality, which is learned: gradients flow through
-   the masked voxels into it Phi_modal(X_im, X_in)    filled from another modality n of the same case, at the same place
+                                the masked voxels into it
+       Phi_modal(X_im, X_in)    filled from another modality n of the same case, at the same place
 
    The network has one input channel whatever m and n are, so a case may have any number of modalities; one with a
    single modality has no second view. Both views of all cases go through the encoder as one batch, the template
@@ -4432,6 +4433,7 @@ static bmvp_status bmvpi_ft_take_template(bmvp_ft *f, bmvp_ckpt *file, const bmv
     const char *name = bmvp_modality_name(f->modality[m]), *group = "templates";
     const int64_t n = f->templates.item[m].t->numel;
     bmvp_status st = BMVP_OK;
+    int64_t i;
     int part, k;
     for (part = 0; part < s->n && strcmp(s->names[part], name) != 0; ++part) { }
     if (part == s->n)
@@ -4444,6 +4446,12 @@ static bmvp_status bmvpi_ft_take_template(bmvp_ft *f, bmvp_ckpt *file, const bmv
     k = st ? -1 : bmvp_ckpt_find(file, group, s->fine_tuned ? name : "rep_template");
     if (!st && k < 0) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: the template of %s is missing", file->path, name);
     if (!st) st = bmvp_ckpt_load_f32(file, k, s->fine_tuned ? 0 : part * n, n, buf, err);
+    for (i = 0; i < n && !st; ++i)
+        if (!(buf[i] - buf[i] <= 0)) /* it would make every result NaN without a word */
+            st = bmvp_error_set(err, BMVP_E_FORMAT,
+                                "%s: tensor '%s', the template of %s, holds %g: the run that wrote it has diverged; "
+                                "take an earlier file",
+                                file->path, file->entry[k].name, name, (double)buf[i]);
     if (st) return st;
     bmvp_state_from_torch(&f->templates.item[m], buf, f->templates.item[m].t->x);
     if (s->normalise) bmvpi_ft_normalise(f->templates.item[m].t, s->eps);

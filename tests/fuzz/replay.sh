@@ -8,6 +8,6 @@ REPLAY=${REPLAY:-build/replay}
 again() { expect 0 "1 passed, 0 failed" "$REPLAY" "$@"; }
 again checkpoint tests/fixtures/io/* tests/fuzz/found/checkpoint/*
 again json tests/fixtures/nets/*.json tests/fuzz/found/json/* tests/fuzz/found/lists/*
-again nifti tests/fixtures/nifti/*.nii*
+again nifti tests/fixtures/nifti/*.nii* tests/fuzz/found/nifti/*
 again lists tests/fuzz/found/lists/* tests/fuzz/found/json/*
 finish

@@ -817,6 +817,8 @@ static void test_spacing_edges(void) {
     CHECK_NEAR((double)v.data[6], 1, 1e-6);                 /* the border is repeated */
     how.mode = BMVP_NII_AREA;
     CHECK_FAILS(bmvp_nii_spacing(&v, mm, &how, &err), E_ARG, "mode");
+    v.affine[1] = 1e5 * v.affine[0];                        /* a step of y goes along x, 1e5 voxels far */
+    CHECK_FAILS(bmvp_nii_spacing(&v, keep, NULL, &err), E_ARG, "sheared");
     v.affine[0] = 0;
     CHECK_FAILS(bmvp_nii_spacing(&v, mm, NULL, &err), E_ARG, "singular");
     bmvp_nii_volume_free(&v);
