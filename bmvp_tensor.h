@@ -3025,9 +3025,9 @@ static void bmvpi_box_out(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor
 /* Elements before place `start` of one axis */
 static int64_t bmvpi_axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
 {
-    int64_t s[BMVP_MAX_DIMS];
-    bmvpi_strides(t->rank, t->dim, s);
-    return s[axis] * start;
+    int64_t i;
+    for (i = axis + 1; i < t->rank; ++i) start *= t->dim[i];
+    return start;
 }
 
 /* Reductions and losses: an op of n operands whose result is one number */

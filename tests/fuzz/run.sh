@@ -15,6 +15,8 @@ for name in "$@"; do
     checkpoint) files=$(find tests/fixtures/io tests/fuzz/found/checkpoint -type f) modes='0 1 2' ;;
     json) files=$(find tests/fixtures/nets tests/fuzz/found/json -name '*.json') ;;
     nifti) files=$(find tests/fixtures/nifti tests/fuzz/found/nifti -name '*.nii*') modes='0 1 2 3' ;;
+    meet | texts) files=$(find tests/fuzz/seeds/$name -type f) modes='0 1 2 3' ;;
+    trainers) files="/dev/null $(find tests/fuzz/found/checkpoint -name '*.safetensors')" modes='0 1 2' ;;
     *) files=$(find tests/fuzz/found/lists tests/fuzz/found/json -type f) ;;
     esac
     for file in $files; do
