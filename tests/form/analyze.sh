@@ -1,0 +1,44 @@
+#!/bin/sh
+# analyze.sh - `make analyze`: clang --analyze over the headers and the program, gcc -fanalyzer over bmvp_nifti.h (gcc 12 does not come to an
+# end with the others in seven minutes). What is reported and no fault stands in analyze.txt: file, check, how many, and why. Minutes.
+# Environment: DEFS.
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/support/check.sh
+. tests/support/check.sh
+DEFS=${DEFS-}
+
+# answered FILE: of the reports in the log none is more than what analyze.txt says of the file
+answered()
+{
+    file=$1
+    sed -n 's/^\([^ :]*\):[0-9]*:[0-9]*: warning: .*\[\([^]]*\)\]$/\1 \2/p' "$T/log" | sort | uniq -c |
+        awk 'NR == FNR { if (!/^#/) known[$1 " " $2] = $3; next } $1 > known[$2 " " $3] { print; bad = 1 } END { exit bad }' \
+            tests/form/analyze.txt - >"$T/more"
+    if [ -s "$T/more" ]; then
+        grep warning: "$T/log"
+        fail "$file: reports that tests/form/analyze.txt has no answer to" "$T/more"
+    elif grep -q ' error: ' "$T/log"; then fail "$file: not compiled" "$T/log"
+    else pass
+    fi
+}
+
+for h in bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h; do echo "#include \"$h\""; done >"$T/all.c"
+if command -v clang >/dev/null 2>&1; then
+    clang --analyze --analyzer-output text -std=c99 -D_FILE_OFFSET_BITS=64 $DEFS -DBMVP_IMPLEMENTATION -DBMVP_NO_SIMD -I. "$T/all.c" \
+        -o "$T/out" >"$T/log" 2>&1
+    answered headers
+    for f in examples/bmvp.c examples/bmvp/*/*.c; do
+        # shellcheck disable=SC2086 # flags are words
+        clang --analyze --analyzer-output text -std=c99 -D_FILE_OFFSET_BITS=64 -D_GNU_SOURCE -Wno-macro-redefined $DEFS -I. -Iexamples/bmvp \
+            -include tests/form/analyze.h "$f" -o "$T/out" >"$T/log" 2>&1
+        answered "$f"
+    done
+else skip "clang is not installed"
+fi
+if gcc --version 2>/dev/null | grep -q 'Free Software'; then
+    # shellcheck disable=SC2086 # flags are words
+    echo '#include "bmvp_nifti.h"' | gcc -std=c99 -O1 -fanalyzer $DEFS -DBMVP_IMPLEMENTATION -I. -x c - -c -o "$T/out" >"$T/log" 2>&1
+    answered "bmvp_nifti.h, gcc"
+else skip "no gcc"
+fi
+finish
