@@ -11,7 +11,7 @@
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make asan-cuda: the kernels on the CPU shim;
 #                   make tsan: threads under ThreadSanitizer
 #   make dist       build/bmvp-VERSION.tar.gz of the commit, which builds the same program twice and passes tests (tests/form/dist.sh)
-#   make analyze    gcc -fanalyzer and clang --analyze over headers and program (tests/form/analyze.sh: minutes)
+#   make analyze    clang --analyze over the program, gcc -fanalyzer over bmvp_nifti.h (tests/form/analyze.sh: minutes)
 #   make windows    build/windows/bmvp.exe, by mingw-w64 (MINGW): examples/package/windows
 #   make install    headers, program, library (static, shared), bmvp.pc, CMake's package, manual page, completion: below PREFIX (DESTDIR/PREFIX)
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)

@@ -1,6 +1,7 @@
 #!/bin/sh
-# analyze.sh - `make analyze`: clang --analyze over the headers and the program, gcc -fanalyzer over bmvp_nifti.h (gcc 12 does not come to an
-# end with the others in seven minutes). What is reported and no fault stands in analyze.txt: file, check, how many, and why. Minutes.
+# analyze.sh [FILE...] - `make analyze`: clang --analyze over the program (or these files of it), gcc -fanalyzer over bmvp_nifti.h. What is
+# reported and no fault stands in analyze.txt: file, check, how many, and why. Not the other headers: gcc 12 does not come to an end with
+# them in seven minutes, and clang looks at main files only. Some minutes.
 # Environment: DEFS.
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
@@ -22,12 +23,12 @@ answered()
     fi
 }
 
-for h in bmvp_tensor.h bmvp_nn.h bmvp_ssl.h bmvp_nifti.h; do echo "#include \"$h\""; done >"$T/all.c"
+if [ $# -eq 0 ]; then
+    set -- examples/bmvp.c examples/bmvp/*/*.c
+    headers=1
+fi
 if command -v clang >/dev/null 2>&1; then
-    clang --analyze --analyzer-output text -std=c99 -D_FILE_OFFSET_BITS=64 $DEFS -DBMVP_IMPLEMENTATION -DBMVP_NO_SIMD -I. "$T/all.c" \
-        -o "$T/out" >"$T/log" 2>&1
-    answered headers
-    for f in examples/bmvp.c examples/bmvp/*/*.c; do
+    for f in "$@"; do
         # shellcheck disable=SC2086 # flags are words
         clang --analyze --analyzer-output text -std=c99 -D_FILE_OFFSET_BITS=64 -D_GNU_SOURCE -Wno-macro-redefined $DEFS -I. -Iexamples/bmvp \
             -include tests/form/analyze.h "$f" -o "$T/out" >"$T/log" 2>&1
@@ -35,9 +36,10 @@ if command -v clang >/dev/null 2>&1; then
     done
 else skip "clang is not installed"
 fi
-if gcc --version 2>/dev/null | grep -q 'Free Software'; then
+if [ -z "${headers-}" ]; then :
+elif gcc --version 2>/dev/null | grep -q 'Free Software'; then
     # shellcheck disable=SC2086 # flags are words
-    echo '#include "bmvp_nifti.h"' | gcc -std=c99 -O1 -fanalyzer $DEFS -DBMVP_IMPLEMENTATION -I. -x c - -c -o "$T/out" >"$T/log" 2>&1
+    echo '#include "bmvp_nifti.h"' | gcc -std=c99 -O1 -fanalyzer $DEFS -DBMVP_IMPLEMENTATION -DBMVP_NO_SIMD -I. -x c - -c -o "$T/out" >"$T/log" 2>&1
     answered "bmvp_nifti.h, gcc"
 else skip "no gcc"
 fi
