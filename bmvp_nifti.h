@@ -396,6 +396,8 @@ typedef struct bmvp_nii_volume {
     void *block;
     int by_qform;                          /* 1: loaded by the qform, where the sform says another place: see
                                               bmvp_nii_rectify_affine; transforms may forget it */
+    double forms_apart;                    /* loaded by the sform: bmvp_nii_forms_apart where that is more than the
+                                              longest edge of a voxel, else 0; transforms may forget it */
 } bmvp_nii_volume;
 
 /* Which number of a voxel that has several. */
@@ -524,6 +526,9 @@ BMVP_API bmvp_status bmvp_nii_affine_inverse(double inverse[16], const double af
 
 /* mm that one unit of length of the file is: 1000, 1 or 0.001 by xyzt_units; 1 where it does not say. */
 BMVP_API double bmvp_nii_unit_mm(const bmvp_nii_image *image);
+
+/* How far apart, in mm, a file's sform and qform place its voxels (bmvp_nii_grid_distance); 0: it has not both. */
+BMVP_API double bmvp_nii_forms_apart(const bmvp_nii_image *image);
 
 /* How far apart two grids lie: largest distance in mm between the same corner voxels (centres) of both; infinite when
    their dims differ. */
@@ -3369,6 +3374,7 @@ typedef struct bmvpi_nii_plan {
     double affine[16];
     int64_t t;
     int by_qform;
+    double forms_apart;
 } bmvpi_nii_plan;
 
 /* A volume holds one number a voxel: an image of several must be told which. */
@@ -3393,7 +3399,7 @@ static bmvp_status bmvpi_nii_one_number(const bmvp_nii_image *image, const bmvp_
                           " file, or say which one to take", dims, bmvp_nii_datatype_text(type));
 }
 
-/* Units that were written wrongly show in the size of voxels. */
+/* Units that were written wrongly show in the size of voxels: 1 mm read as a metre or a micron is 1000 or 0.001 mm. */
 static bmvp_status bmvpi_nii_check_units(const double affine[16], const bmvp_nii_image *image, const bmvpi_nii_io *io)
 {
     double mm[3];
@@ -3401,7 +3407,7 @@ static bmvp_status bmvpi_nii_check_units(const double affine[16], const bmvp_nii
     if (!bmvpi_nii_finite16(affine) || fabs(bmvp_nii_unit_mm(image) - 1) <= 0) return BMVP_OK;
     bmvp_nii_voxel_size(mm, affine);
     for (a = 0; a < 3; ++a)
-        if (mm[a] < 0.001 || mm[a] > 1000)
+        if (!(mm[a] >= 0.01 && mm[a] <= 100))
             return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "xyzt_units is %d (%s) and pixdim[%d] %g: voxels of"
                                   " %g mm; set xyzt_units to what the lengths are in (2: mm)", image->xyzt_units & 7,
                                   (image->xyzt_units & 7) == 1 ? "metre" : "micron", a + 1, image->pixdim[a + 1],
@@ -3429,12 +3435,20 @@ static bmvp_status bmvpi_nii_order_axes(int from[3], int flip[3], const double a
     return s == BMVP_OK ? s : bmvpi_nii_fail(io->err, s, io->name, "%s", e.message);
 }
 
-/* The affine to load with. 1: it is the qform, and the sform says another place. */
-static int bmvpi_nii_load_affine(double affine[16], const bmvp_nii_image *image, int keep)
+/* The affine to load with. 1: it is the qform, and the sform says another place. apart: forms_apart of the volume. */
+static int bmvpi_nii_load_affine(double affine[16], double *apart, const bmvp_nii_image *image, int keep)
 {
     bmvp_nii_volume q, sform;
+    bmvp_nii_affine_source from;
+    double mm[3];
+    *apart = 0;
     memcpy(affine, image->affine, sizeof image->affine);
-    if (keep || bmvp_nii_rectify_affine(affine, image) != BMVP_NII_AFFINE_RECTIFIED) return 0;
+    if (keep) return 0;
+    from = bmvp_nii_rectify_affine(affine, image);
+    bmvp_nii_voxel_size(mm, affine);
+    if (from == BMVP_NII_AFFINE_SFORM) *apart = bmvp_nii_forms_apart(image);
+    if (!(*apart > fmax(fmax(mm[0], mm[1]), mm[2]))) *apart = 0;
+    if (from != BMVP_NII_AFFINE_RECTIFIED) return 0;
     memset(&q, 0, sizeof q);
     memcpy(q.dim, image->dim, sizeof q.dim);
     memcpy(q.affine, affine, sizeof q.affine);
@@ -3459,7 +3473,7 @@ static bmvp_status bmvpi_nii_make_plan(bmvpi_nii_plan *plan, const bmvp_nii_imag
         return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "the image has %lld volumes, not the %lld that are"
                               " said", (long long)n_t, (long long)how->of);
     if ((s = bmvpi_nii_one_number(image, how, n_t, io)) != BMVP_OK) return s;
-    plan->by_qform = bmvpi_nii_load_affine(affine, image, how && how->keep_affine);
+    plan->by_qform = bmvpi_nii_load_affine(affine, &plan->forms_apart, image, how && how->keep_affine);
     if ((s = bmvpi_nii_check_units(affine, image, io)) != BMVP_OK) return s;
     s = bmvpi_nii_order_axes(from, flip, affine, image, how, io);
     if (s != BMVP_OK) return s;
@@ -3480,6 +3494,7 @@ static bmvp_status bmvpi_nii_convert(bmvp_nii_volume *volume, const bmvp_nii_ima
     if (s == BMVP_OK) s = bmvpi_nii_new_volume(volume, plan.view.dim, plan.affine, io);
     if (s != BMVP_OK) return s;
     volume->by_qform = plan.by_qform;
+    volume->forms_apart = plan.forms_apart;
     bmvpi_nii_gather(volume->data, &plan.view, &plan.conv, &volume->n_nan, &volume->n_inf);
     return BMVP_OK;
 }
@@ -3512,6 +3527,7 @@ static int bmvpi_nii_hand_over(bmvp_nii_volume *volume, bmvp_nii_image *image, c
     memcpy(volume->dim, plan.view.dim, sizeof volume->dim);
     memcpy(volume->affine, plan.affine, sizeof volume->affine);
     volume->by_qform = plan.by_qform;
+    volume->forms_apart = plan.forms_apart;
     image->block = NULL;
     bmvpi_nii_check_row(volume->data, n, &plan.conv, &volume->n_nan, &volume->n_inf);
     return 1;
@@ -3850,6 +3866,18 @@ BMVP_API double bmvp_nii_grid_distance(const bmvp_nii_volume *a, const bmvp_nii_
         if (!(sum <= most)) most = sum;
     }
     return bmvpi_nii_finite(most) ? sqrt(most) : HUGE_VAL;
+}
+
+BMVP_API double bmvp_nii_forms_apart(const bmvp_nii_image *image)
+{
+    bmvp_nii_volume q, sform; /* grids alone */
+    if (!(image->qform_code > 0 && image->sform_code > 0)) return 0;
+    memset(&q, 0, sizeof q);
+    memcpy(q.dim, image->dim, sizeof q.dim);
+    sform = q;
+    bmvp_nii_qform(q.affine, image);
+    bmvp_nii_sform(sform.affine, image);
+    return bmvp_nii_unit_mm(image) * bmvp_nii_grid_distance(&q, &sform);
 }
 
 BMVP_API int bmvp_nii_one_grid(const bmvp_nii_volume *a, const bmvp_nii_volume *b)

@@ -504,8 +504,8 @@ typedef struct bmvp_labels {
    background; isles, ms: lesion (1); vs: tumour (1), and 2 cochlea as background. 0: unknown name. */
 BMVP_API int bmvp_labels_builtin(const char *name, bmvp_labels *out);
 BMVP_API const char *bmvp_labels_names(void); /* "brats2021 brats2023 ..." */
-/* Adds a region or class. BMVP_E_ARG with a message: too many, a name twice, a value outside 1..255 or (classes) in
-   two classes. */
+/* Adds a region or class. BMVP_E_ARG with a message: too many, a name twice or with control characters, a value
+   outside 1..255 or (classes) in two classes. */
 BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const int *values, int n_values,
                                      bmvp_error *err);
 /* Sets the value whose voxels are not judged (nnU-Net's "ignore"), and makes it known. BMVP_E_ARG: outside 1..255, or
@@ -926,6 +926,7 @@ typedef struct bmvp_prepared_images {
     unsigned char *inside;  /* .. and the same of its voxels; NULL: the frame is the box */
     uint32_t by_qform; /* bit k: the image of known modality k (k BMVP_MODALITIES: the label) lies where its qform says,
                           and its sform says another place (bmvp_nii_rectify_affine) */
+    double forms_apart[BMVP_MODALITIES + 1]; /* of these: bmvp_nii_volume's; 0: sform and qform say one place */
     uint32_t few;      /* bit k: the image of known modality k has fewer than nine different values */
     int64_t label_cut;      /* labelled voxels that lie outside of the box, and are not in `label` */
     int label_lost;         /* a value from 1 to 255 of which resampling or the box has left no voxel; 0: none */
@@ -982,6 +983,8 @@ typedef struct bmvp_prediction {
     int likeliest;                 /* classification: the class */
     uint32_t given, filled, blank; /* bit m: modality m of the task (info->names) was used; filled; given, but blank */
     uint32_t by_qform, few;        /* as in bmvp_prepared_images, of modality m of the task */
+    uint32_t apart;                /* bit m: its sform, which was taken, and its qform say places .. */
+    double forms_apart;            /* .. so far apart, mm; the largest of them */
     bmvp_predict_fill fill;        /* by what they were filled */
     bmvp_alignment aligned;        /* how the images came to one grid .. */
     int reference;                 /* .. that of this known modality .. */
@@ -2403,6 +2406,10 @@ static bmvp_status bmvpi_file_compare(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *e
     const int ours = bmvp_ckpt_find_meta(f, "", "run") != NULL, n = ours ? r->n : 1;
     bmvp_status st = bmvp_state_group(f, &r->group[0], err);
     int i;
+    if (!st && ours && r->optim && bmvp_ckpt_find(f, "", "optimizer_steps") < 0)
+        st = bmvp_error_set(err, BMVP_E_FORMAT,
+                            "%s: it holds the weights and no moments of an optimizer: a new run can start from it, "
+                            "none can go on", f->path);
     if (!st && ours && r->optim) st = bmvpi_file_moments(r, f, err);
     for (i = 0; i < n && !st; ++i) st = bmvp_state_check(f, r->group[i], &r->part[i], err);
     return st;
@@ -3050,6 +3057,9 @@ BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const i
     if (!*region || strlen(region) >= sizeof l->region[0])
         return bmvp_error_set(err, BMVP_E_ARG, "labels: the name '%s' must have 1 to %d characters", region,
                               (int)sizeof l->region[0] - 1);
+    for (i = 0; region[i]; ++i)
+        if ((region[i] > 0 && region[i] < ' ') || region[i] == 127)
+            return bmvp_error_set(err, BMVP_E_ARG, "labels: the name '%s' has a control character", region);
     if (n_values < 1) return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' has no values", region);
     for (r = 0; r < l->n; ++r)
         if (strcmp(l->region[r], region) == 0)
@@ -6136,26 +6146,42 @@ static void bmvpi_voxel_size(const bmvp_nii_volume *v, double mm[3])
     }
 }
 
-/* A scan becomes larger by resampling, but not like this: its header has another unit than it says. */
+/* Is the header in another unit than it says? Voxels of no scan; a scan that resampling would make huge, or a few
+   voxels: a head is larger than 64 mm, its voxels than 0.2. */
+static int bmvpi_is_odd_size(const bmvp_nii_volume *v, const double mm[3], double times)
+{
+    const double n = (double)v->dim[0] * (double)v->dim[1] * (double)v->dim[2];
+    double field = 0;
+    int a, odd = 0;
+    for (a = 0; a < 3; ++a) {
+        odd |= !(mm[a] >= 0.01 && mm[a] <= 100);
+        field = fmax(field, mm[a] * (double)v->dim[a]);
+    }
+    if (times > 125 && times * n > 134217728.0) odd = 1; /* 512^3 */
+    return odd || (times < 1.0 / 125 && mm[0] * mm[1] * mm[2] < 1.0 / 125 && field < 64);
+}
+
 static bmvp_status bmvpi_check_spacing(const bmvp_nii_volume *v, double spacing, bmvp_error *e)
 {
-    const double old = (double)v->dim[0] * (double)v->dim[1] * (double)v->dim[2];
     double mm[3], times;
+    char become[64] = "";
     bmvpi_voxel_size(v, mm);
-    times = mm[0] * mm[1] * mm[2] / (spacing * spacing * spacing);
-    if (times <= 125 || times * old <= 134217728.0) return BMVP_OK; /* 512^3 */
+    times = spacing > 0 ? mm[0] * mm[1] * mm[2] / (spacing * spacing * spacing) : 1;
+    if (!bmvpi_is_odd_size(v, mm, times)) return BMVP_OK;
+    if (spacing > 0)
+        snprintf(become, sizeof become, " would become %.3g of %g mm",
+                 times * (double)v->dim[0] * (double)v->dim[1] * (double)v->dim[2], spacing);
     return bmvp_error_set(e, BMVP_E_FORMAT,
-                          "%lldx%lldx%lld voxels of %g x %g x %g mm would become %.3g of %g mm: is pixdim in the unit "
-                          "of xyzt_units? Or choose another spacing",
-                          (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2], mm[0], mm[1], mm[2],
-                          times * old, spacing);
+                          "%lldx%lldx%lld voxels of %g x %g x %g mm%s: is pixdim in the unit of xyzt_units?%s",
+                          (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2], mm[0], mm[1], mm[2], become,
+                          spacing > 0 ? " Or choose another spacing" : "");
 }
 
 static bmvp_status bmvpi_spacing(bmvp_nii_volume *v, double spacing, int mode, bmvp_error *e)
 {
     const double mm[3] = { spacing, spacing, spacing };
     bmvp_nii_resample how;
-    if (spacing > 0 && bmvpi_check_spacing(v, spacing, e)) return e->status;
+    if (bmvpi_check_spacing(v, spacing, e)) return e->status;
     memset(&how, 0, sizeof how);
     how.mode = mode;
     return spacing > 0 ? bmvp_nii_spacing(v, mm, &how, e) : BMVP_OK;
@@ -6213,6 +6239,7 @@ static bmvp_status bmvpi_read_along(const bmvpi_preparing *s, int m, bmvp_nii_vo
     bmvp_status st = bmvp_image_read(v, k, s->job->io, err);
     bmvp_error e;
     s->p->by_qform |= (uint32_t)v->by_qform << m;
+    s->p->forms_apart[m] = v->forms_apart;
     return st || !axes[0] ? st : bmvpi_named(bmvpi_image_name(k), bmvp_nii_orient(v, axes, &e), &e, err);
 }
 
@@ -7428,6 +7455,8 @@ static bmvp_status bmvpi_predict_gather(bmvpi_predicting *s, bmvp_error *err)
         out->blank |= (s->prepared.blank >> known & 1u) << m;
         out->by_qform |= (s->prepared.by_qform >> known & 1u) << m;
         out->few |= (s->prepared.few >> known & 1u) << m;
+        out->apart |= (uint32_t)(s->prepared.forms_apart[known] > 0) << m;
+        out->forms_apart = fmax(out->forms_apart, s->prepared.forms_apart[known]);
         if (v->data) out->given |= 1u << m, s->any = v, s->k.image[m] = v->data;
         else out->filled |= 1u << m;
     }
