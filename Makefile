@@ -88,8 +88,8 @@ PROGRAM_O = $(patsubst %.c,build/%.o,$(notdir $(PROGRAM)))
 vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c)) build/segment
 SOLUTIONS = $(patsubst examples/solutions/%.c,build/solution_%,$(wildcard examples/solutions/*.c))
-TESTS    = ops tape memory comm parallel parallel_ft method launch ranks json checkpoint hostile nets networks layers optim state masks step runs \
-           labels metrics nifti grids register release window predict weights finetune methods methods_unet methods_vit methods_swin
+TESTS    = ops tape memory comm parallel parallel_ft method launch ranks atlas phantom json checkpoint hostile nets networks layers optim state \
+           masks step runs labels metrics nifti grids register release window predict weights finetune methods methods_unet methods_vit methods_swin
 USERS    = layers ops tape memory comm parallel parallel_ft method json optim state masks step runs labels metrics release window weights finetune
 INSIDE   = checkpoint hostile networks nets predict
 TEST_H   = $(wildcard tests/support/*.h)
@@ -204,23 +204,33 @@ build/test_%: tests/unit/test_%.c $(TEST_H) $(HEADERS) | build
 	$(COMPILE) $< -o $@ $(GZ) $(LDLIBS)
 
 LAUNCH_O = $(patsubst %,build/%.o,launch sockets rendezvous star tcp mpi queue join library)
+PHANTOM_O = $(patsubst %,build/%.o,anatomy head physics scanner shapes variety library)
+build/test_phantom: tests/program/test_phantom.c $(PHANTOM_O) tests/support/check.h $(PROGRAM_H)
+	$(COMPILE) $< $(PHANTOM_O) -o $@ $(GZ) $(LDLIBS)
 build/test_launch build/test_ranks: build/%: tests/program/%.c $(LAUNCH_O) tests/support/check.h tests/support/places.h bmvp_tensor.h $(PROGRAM_H)
 	$(COMPILE) $< $(LAUNCH_O) -o $@ $(GZ) $(LDLIBS)
 
+ATLAS_O = build/atlas.o build/files.o build/library.o
+build/test_atlas: tests/program/test_atlas.c $(ATLAS_O) tests/support/check.h $(HEADERS) $(PROGRAM_H)
+	$(COMPILE) $< $(ATLAS_O) -o $@ $(GZ) $(LDLIBS)
+
 # The readers under libFuzzer (clang; without SIMD, which takes minutes to compile), and its harnesses on files that are there (any compiler)
-FUZZ    = checkpoint json nifti lists
+FUZZ    = checkpoint json nifti lists meet texts trainers
+# meet.c holds these, whose static functions it calls
+MET     = %rendezvous.o %star.o %launch.o
+build/harness_meet.o build/fuzz_meet: $(addprefix examples/bmvp/ranks/,rendezvous.c star.c launch.c)
 SECONDS ?= 60
 FUZZ_H  = tests/fuzz/fuzz.h $(HEADERS) $(PROGRAM_H)
 build/harness_%.o: tests/fuzz/%.c $(FUZZ_H) | build
 	$(COMPILE) -DFUZZ_ONE=fuzz_$* -c $< -o $@
 build/replay: tests/fuzz/replay.c $(FUZZ:%=build/harness_%.o) $(PROGRAM_O) $(CUDA_O) tests/support/check.h
-	$(COMPILE) $< $(FUZZ:%=build/harness_%.o) $(PROGRAM_O) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
+	$(COMPILE) $< $(FUZZ:%=build/harness_%.o) $(filter-out $(MET),$(PROGRAM_O)) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 CLANG_FUZZ = clang -std=c99 -O1 -g1 -DBMVP_NO_SIMD $(DEFS) -I. -Iexamples/bmvp -fsanitize=address,undefined -fno-sanitize-recover=undefined
 FUZZ_O  = $(patsubst %.c,build/fuzzed_%.o,$(notdir $(PROGRAM)))
 build/fuzzed_%.o: %.c $(HEADERS) $(PROGRAM_H) | build
 	$(CLANG_FUZZ) -fsanitize=fuzzer-no-link -c $< -o $@
 build/fuzz_%: tests/fuzz/%.c $(FUZZ_H) $(FUZZ_O)
-	$(CLANG_FUZZ) -fsanitize=fuzzer $< $(FUZZ_O) -o $@ $(GZ) $(LDLIBS)
+	$(CLANG_FUZZ) -fsanitize=fuzzer $< $(if $(filter meet,$*),$(filter-out $(MET),$(FUZZ_O)),$(FUZZ_O)) -o $@ $(GZ) $(LDLIBS)
 fuzz: $(FUZZ:%=build/fuzz_%)
 	@sh tests/fuzz/run.sh $(SECONDS) $(FUZZ)
 faults: build/bmvp

@@ -4787,8 +4787,7 @@ template <class S, class E, int V, int ROWS, int COLS, int LD> struct tile_copy 
            shared memory in float32 and TF32, 29 KB in bfloat16, at 128 x 64. m, n, k below 2^31.
    Bits:   each element by one thread or warp, k in order within its slice.
    Traffic: A is read n / BN times and B m / BM times, mostly from L2; 2 m n k operations. float32: 16 loads of 16 bytes
-            from shared memory
-           for 256 multiply-adds of a thread; bfloat16: 6 matrix loads for 16 products of a warp. */
+           from shared memory for 256 multiply-adds of a thread; bfloat16: 6 matrix loads for 16 products of a warp. */
 template <class P, int MODE, int V, int BM, int BN>
 __global__ void __launch_bounds__(TILE_THREADS, 3) tile_kernel(P p, int n_tiles)
 {

@@ -396,6 +396,8 @@ typedef struct bmvp_nii_volume {
     void *block;
     int by_qform;                          /* 1: loaded by the qform, where the sform says another place: see
                                               bmvp_nii_rectify_affine; transforms may forget it */
+    double forms_apart;                    /* loaded by the sform: bmvp_nii_forms_apart where that is more than the
+                                              longest edge of a voxel, else 0; transforms may forget it */
 } bmvp_nii_volume;
 
 /* Which number of a voxel that has several. */
@@ -486,7 +488,9 @@ BMVP_API bmvp_status bmvp_nii_read_box(float *dst, const bmvp_nii_file *file, co
 
 BMVP_API void bmvp_nii_close(bmvp_nii_file *file);
 
-/* >>affine ----------------------------------------------------------------------------------------------------- */
+/* >>affine -----------------------------------------------------------------------------------------------------
+   An affine a is double[16], row-major. Voxel (i, j, k), counted from 0, lies at x = a[0] i + a[1] j + a[2] k + a[3],
+   y = a[4] i + .. + a[7], z = a[8] i + .. + a[11], in mm; x grows to the right, y to the front, z up (RAS). */
 
 /* qform matrix of an image: rotation from the quaternion (a >= 0; normalised when b^2+c^2+d^2 > 1), columns
    times pixdim[1], pixdim[2], qfac * pixdim[3], translation qoffset. */
@@ -522,6 +526,9 @@ BMVP_API bmvp_status bmvp_nii_affine_inverse(double inverse[16], const double af
 
 /* mm that one unit of length of the file is: 1000, 1 or 0.001 by xyzt_units; 1 where it does not say. */
 BMVP_API double bmvp_nii_unit_mm(const bmvp_nii_image *image);
+
+/* How far apart, in mm, a file's sform and qform place its voxels (bmvp_nii_grid_distance); 0: it has not both. */
+BMVP_API double bmvp_nii_forms_apart(const bmvp_nii_image *image);
 
 /* How far apart two grids lie: largest distance in mm between the same corner voxels (centres) of both; infinite when
    their dims differ. */
@@ -559,7 +566,8 @@ typedef struct bmvp_nii_resample {
 /* Spacing: resamples to voxel size mm[3] (<= 0: keep that axis). Border voxels are repeated, coordinates are
    voxel centres, shear is removed, no smoothing. Output size round-half-even((n - 1) * old / new + 1) per axis.
    Unchanged when the new grid equals the old one within 1e-3 + 1e-5 relative. NEAREST follows PyTorch's arithmetic
-   at ties as far as it is defined. E_ARG: singular, or the result would have 2^31 voxels on an axis. */
+   at ties as far as it is defined. E_ARG: singular, the result would have 2^31 voxels on an axis, or shear alone
+   (not diagonal) would make it 64 times as large. */
 BMVP_API bmvp_status bmvp_nii_spacing(bmvp_nii_volume *volume, const double mm[3],
                                       const bmvp_nii_resample *how, bmvp_error *err);
 
@@ -731,7 +739,8 @@ typedef struct bmvp_nii_brain_report {
     double nmi;                            /* of the affine */
     double stretch[3];                     /* its singular values, largest first: outside of 0.75 .. 1.35 doubtful */
     double litres;                         /* outside of 0.9 .. 2.2 doubtful */
-    double edge;                           /* share of the mask's surface on the edge of the field of view */
+    double edge;                           /* share of the mask's surface (area) on the edge of the field of view: above
+                                              0.05 doubtful, part of the brain was not imaged */
     double kept;                           /* Dice of the masks before and after refinement: below 0.9 doubtful */
     double against;                        /* share of the mask whose values are likelier outside: above 0.5 doubtful */
     int doubtful;                          /* how many of these are */
@@ -3365,6 +3374,7 @@ typedef struct bmvpi_nii_plan {
     double affine[16];
     int64_t t;
     int by_qform;
+    double forms_apart;
 } bmvpi_nii_plan;
 
 /* A volume holds one number a voxel: an image of several must be told which. */
@@ -3389,7 +3399,7 @@ static bmvp_status bmvpi_nii_one_number(const bmvp_nii_image *image, const bmvp_
                           " file, or say which one to take", dims, bmvp_nii_datatype_text(type));
 }
 
-/* Units that were written wrongly show in the size of voxels. */
+/* Units that were written wrongly show in the size of voxels: 1 mm read as a metre or a micron is 1000 or 0.001 mm. */
 static bmvp_status bmvpi_nii_check_units(const double affine[16], const bmvp_nii_image *image, const bmvpi_nii_io *io)
 {
     double mm[3];
@@ -3397,7 +3407,7 @@ static bmvp_status bmvpi_nii_check_units(const double affine[16], const bmvp_nii
     if (!bmvpi_nii_finite16(affine) || fabs(bmvp_nii_unit_mm(image) - 1) <= 0) return BMVP_OK;
     bmvp_nii_voxel_size(mm, affine);
     for (a = 0; a < 3; ++a)
-        if (mm[a] < 0.001 || mm[a] > 1000)
+        if (!(mm[a] >= 0.01 && mm[a] <= 100))
             return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "xyzt_units is %d (%s) and pixdim[%d] %g: voxels of"
                                   " %g mm; set xyzt_units to what the lengths are in (2: mm)", image->xyzt_units & 7,
                                   (image->xyzt_units & 7) == 1 ? "metre" : "micron", a + 1, image->pixdim[a + 1],
@@ -3425,12 +3435,20 @@ static bmvp_status bmvpi_nii_order_axes(int from[3], int flip[3], const double a
     return s == BMVP_OK ? s : bmvpi_nii_fail(io->err, s, io->name, "%s", e.message);
 }
 
-/* The affine to load with. 1: it is the qform, and the sform says another place. */
-static int bmvpi_nii_load_affine(double affine[16], const bmvp_nii_image *image, int keep)
+/* The affine to load with. 1: it is the qform, and the sform says another place. apart: forms_apart of the volume. */
+static int bmvpi_nii_load_affine(double affine[16], double *apart, const bmvp_nii_image *image, int keep)
 {
     bmvp_nii_volume q, sform;
+    bmvp_nii_affine_source from;
+    double mm[3];
+    *apart = 0;
     memcpy(affine, image->affine, sizeof image->affine);
-    if (keep || bmvp_nii_rectify_affine(affine, image) != BMVP_NII_AFFINE_RECTIFIED) return 0;
+    if (keep) return 0;
+    from = bmvp_nii_rectify_affine(affine, image);
+    bmvp_nii_voxel_size(mm, affine);
+    if (from == BMVP_NII_AFFINE_SFORM) *apart = bmvp_nii_forms_apart(image);
+    if (!(*apart > fmax(fmax(mm[0], mm[1]), mm[2]))) *apart = 0;
+    if (from != BMVP_NII_AFFINE_RECTIFIED) return 0;
     memset(&q, 0, sizeof q);
     memcpy(q.dim, image->dim, sizeof q.dim);
     memcpy(q.affine, affine, sizeof q.affine);
@@ -3455,7 +3473,7 @@ static bmvp_status bmvpi_nii_make_plan(bmvpi_nii_plan *plan, const bmvp_nii_imag
         return bmvpi_nii_fail(io->err, BMVP_E_FORMAT, io->name, "the image has %lld volumes, not the %lld that are"
                               " said", (long long)n_t, (long long)how->of);
     if ((s = bmvpi_nii_one_number(image, how, n_t, io)) != BMVP_OK) return s;
-    plan->by_qform = bmvpi_nii_load_affine(affine, image, how && how->keep_affine);
+    plan->by_qform = bmvpi_nii_load_affine(affine, &plan->forms_apart, image, how && how->keep_affine);
     if ((s = bmvpi_nii_check_units(affine, image, io)) != BMVP_OK) return s;
     s = bmvpi_nii_order_axes(from, flip, affine, image, how, io);
     if (s != BMVP_OK) return s;
@@ -3476,6 +3494,7 @@ static bmvp_status bmvpi_nii_convert(bmvp_nii_volume *volume, const bmvp_nii_ima
     if (s == BMVP_OK) s = bmvpi_nii_new_volume(volume, plan.view.dim, plan.affine, io);
     if (s != BMVP_OK) return s;
     volume->by_qform = plan.by_qform;
+    volume->forms_apart = plan.forms_apart;
     bmvpi_nii_gather(volume->data, &plan.view, &plan.conv, &volume->n_nan, &volume->n_inf);
     return BMVP_OK;
 }
@@ -3508,6 +3527,7 @@ static int bmvpi_nii_hand_over(bmvp_nii_volume *volume, bmvp_nii_image *image, c
     memcpy(volume->dim, plan.view.dim, sizeof volume->dim);
     memcpy(volume->affine, plan.affine, sizeof volume->affine);
     volume->by_qform = plan.by_qform;
+    volume->forms_apart = plan.forms_apart;
     image->block = NULL;
     bmvpi_nii_check_row(volume->data, n, &plan.conv, &volume->n_nan, &volume->n_inf);
     return 1;
@@ -3848,6 +3868,18 @@ BMVP_API double bmvp_nii_grid_distance(const bmvp_nii_volume *a, const bmvp_nii_
     return bmvpi_nii_finite(most) ? sqrt(most) : HUGE_VAL;
 }
 
+BMVP_API double bmvp_nii_forms_apart(const bmvp_nii_image *image)
+{
+    bmvp_nii_volume q, sform; /* grids alone */
+    if (!(image->qform_code > 0 && image->sform_code > 0)) return 0;
+    memset(&q, 0, sizeof q);
+    memcpy(q.dim, image->dim, sizeof q.dim);
+    sform = q;
+    bmvp_nii_qform(q.affine, image);
+    bmvp_nii_sform(sform.affine, image);
+    return bmvp_nii_unit_mm(image) * bmvp_nii_grid_distance(&q, &sform);
+}
+
 BMVP_API int bmvp_nii_one_grid(const bmvp_nii_volume *a, const bmvp_nii_volume *b)
 {
     double mm[3];
@@ -4014,7 +4046,7 @@ static int bmvpi_nii_close(const double a[16], const double b[16])
 static bmvp_status bmvpi_nii_target(int64_t size[3], double xform[16], int *same, const bmvp_nii_volume *v,
                                     const double mm[3], const bmvp_nii_resample *how, bmvp_error *err)
 {
-    double length[3], step[3], target[16], one[16];
+    double length[3], step[3], target[16], one[16], box = 1, upright = 1;
     int i;
     if (!bmvpi_nii_finite16(v->affine)) return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "affine is not finite");
     bmvp_nii_voxel_size(length, v->affine);
@@ -4028,8 +4060,17 @@ static bmvp_status bmvpi_nii_target(int64_t size[3], double xform[16], int *same
         !bmvpi_nii_shape_offset(size, target, v->affine, v->dim) || !bmvpi_nii_solve(xform, v->affine, target))
         return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "affine is singular, or voxels of %g x %g x %g mm make the"
                               " volume too large", step[0], step[1], step[2]);
-    for (i = 0; i < 3; ++i)
-        if (how && how->dim[i] > 0) size[i] = how->dim[i];
+    for (i = 0; i < 3; ++i) {
+        if (how && how->dim[i] > 0) {
+            size[i] = how->dim[i];
+            continue;
+        }
+        box *= (double)size[i];
+        upright *= (double)(v->dim[i] - 1) * length[i] / step[i] + 1;
+    }
+    if (!(box <= 64 * upright) && !(how && how->diagonal))  /* gantry tilt: not twice as many */
+        return bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "affine is sheared so far that the box about the volume has %.3g"
+                              " voxels, %.3g without shear: is the file's sform or qform right?", box, upright);
     bmvpi_nii_identity(one);
     *same = size[0] == v->dim[0] && size[1] == v->dim[1] && size[2] == v->dim[2] &&
             (bmvpi_nii_close(v->affine, target) || bmvpi_nii_close(xform, one));
@@ -7029,17 +7070,18 @@ static bmvp_status bmvpi_nii_place_head(bmvp_nii_registration *r, bmvpi_nii_warp
 
 BMVP_API int bmvp_nii_brain_doubts(const bmvp_nii_brain_report *report, char *text, size_t size)
 {
-    const struct { double v, low, high; const char *words; } rows[5] = {
+    const struct { double v, low, high; const char *words; } rows[6] = {
         { report->stretch[0], 0, 1.35, "the template was stretched %.2f times" },
         { report->stretch[2], 0.75, HUGE_VAL, "the template was shrunk to %.2f" },
         { report->litres, 0.9, 2.2, "%.2f litres" },
+        { report->edge, 0, 0.05, "the image cuts it off over %.2f of its surface" },
         { report->kept, 0.9, 1, "before and after refinement Dice %.2f" },
         { report->against, 0, 0.5, "values speak against %.2f of it" }
     };
     size_t used = 0;
     int k, n = 0;
     if (size > 0) text[0] = 0;
-    for (k = 0; k < 5; ++k) {
+    for (k = 0; k < 6; ++k) {
         if (rows[k].v >= rows[k].low && rows[k].v <= rows[k].high) continue;
         if (used < size) {
             char one[96];
@@ -7054,23 +7096,24 @@ BMVP_API int bmvp_nii_brain_doubts(const bmvp_nii_brain_report *report, char *te
 static void bmvpi_nii_judge(bmvp_nii_brain_report *report, const bmvp_nii_volume *mask)
 {
     const int64_t *dim = mask->dim, n = dim[0] * dim[1] * dim[2];
-    double mm[3], w[9], v[9] = { 1, 0, 0, 0, 1, 0, 0, 0, 1 };
-    int64_t i, inside = 0, faces = 0, edge = 0;
+    double mm[3], w[9], v[9] = { 1, 0, 0, 0, 1, 0, 0, 0, 1 }, faces = 0, edge = 0;
+    int64_t i, inside = 0;
     int a, b;
+    bmvp_nii_voxel_size(mm, mask->affine);
     for (i = 0; i < n; ++i) {
         int64_t stride = 1;
         if (!(mask->data[i] > 0)) continue;
         ++inside;
         for (a = 0; a < 3; stride *= dim[a], ++a) {
             const int64_t at = i / stride % dim[a];
-            edge += (at == 0) + (at == dim[a] - 1);
-            faces += at == 0 || !(mask->data[i - stride] > 0);
-            faces += at == dim[a] - 1 || !(mask->data[i + stride] > 0);
+            const int first = at == 0, last = at == dim[a] - 1;
+            const double area = mm[(a + 1) % 3] * mm[(a + 2) % 3];
+            edge += area * (first + last);
+            faces += area * ((first || !(mask->data[i - stride] > 0)) + (last || !(mask->data[i + stride] > 0)));
         }
     }
-    bmvp_nii_voxel_size(mm, mask->affine);
     report->litres = (double)inside * mm[0] * mm[1] * mm[2] * 1e-6;
-    report->edge = faces > 0 ? (double)edge / (double)faces : 0;
+    report->edge = faces > 0 ? edge / faces : 0;
     for (i = 0; i < 9; ++i) w[i] = report->matrix[4 * (i / 3) + i % 3];
     for (i = 0; i < 40; ++i)
         if (bmvpi_nii_turn(w, v, 0, 1) + bmvpi_nii_turn(w, v, 0, 2) + bmvpi_nii_turn(w, v, 1, 2) == 0) break;

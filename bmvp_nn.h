@@ -467,7 +467,8 @@ typedef enum bmvp_optim_kind { BMVP_ADAMW, BMVP_SGD, BMVP_ADAM } bmvp_optim_kind
 
 typedef struct bmvp_optim_config {
     bmvp_optim_kind kind;
-    /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW) and Adam: 0.9, 0.999, 1e-8 */
+    /* AdamW (Loshchilov and Hutter, ICLR 2019; torch.optim.AdamW) and Adam: 0.9, 0.999, 1e-8. What a step does to a
+       number stands at bmvp_update in bmvp_tensor.h, its loop in >>device of the CPU there */
     double beta1, beta2, eps;
     double weight_decay;      /* AdamW: decoupled; SGD and Adam: added to the gradient. 1e-5 */
     double momentum;          /* SGD: torch.optim.SGD without dampening. 0.9 */
@@ -762,7 +763,7 @@ BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, 
 BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err);
 /* Reading: every entry of the part must be in the group with its shape (what is carried only, never used, may be
    missing); the first mismatch is named and nothing has changed then. Further tensors of the file are ignored:
-   bmvp_state_left names them. */
+   bmvp_state_left names them. NaN, infinity or a running_var below 0 is BMVP_E_FORMAT; what stood before is loaded. */
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
 /* How many tensors of the group have no entry in the list. text: their names, by commas, as many as fit. */
 BMVP_API int bmvp_state_left(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_list *list, char *text,
@@ -802,7 +803,8 @@ BMVP_API bmvp_status bmvp_net_config_read(const bmvp_json *node, bmvp_net_config
    too). Fresh entries keep their values: call bmvp_net_init first. A one-channel stem (kernel and bias) is spread over
    the C inputs: repeated and divided by C (BMVP_ADOPT_SPREAD), or left fresh (0). The head is taken from a network that
    segments or classifies, unless BMVP_ADOPT_NEW_HEAD. Refused (BMVP_E_FORMAT or _SHAPE, names the tensor) when the
-   encoder does not fit; nothing has changed then. */
+   encoder does not fit; nothing has changed then. NaN or infinity in a tensor is BMVP_E_FORMAT, too; what stood before
+   it has been taken. */
 typedef enum bmvp_adopted { BMVP_ADOPT_TAKEN, BMVP_ADOPT_ADAPTED, BMVP_ADOPT_FRESH } bmvp_adopted;
 typedef struct bmvp_net_adoption {
     int n[3];              /* entries taken, adapted, fresh */
@@ -4299,6 +4301,22 @@ static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_s
     return -1;
 }
 
+/* Numbers of a network or of its moments. NaN, infinity and a variance below 0, which a run that diverged
+   leaves, would make every result NaN without a word. */
+static bmvp_status bmvpi_state_read(bmvp_ckpt *f, int k, int64_t first, int64_t n, float *to, bmvp_error *err)
+{
+    const bmvp_status st = bmvp_ckpt_load_f32(f, k, first, n, to, err);
+    const char *end = strstr(f->entry[k].name, "running_var");
+    const float low = end && !end[11] ? 0 : -FLT_MAX;
+    int64_t i;
+    for (i = 0; i < n && !st; ++i)
+        if (!(to[i] >= low && to[i] <= FLT_MAX))
+            return bmvp_error_set(err, BMVP_E_FORMAT,
+                                  "%s: tensor '%s' holds %g: the run that wrote it has diverged; take an earlier file",
+                                  f->path, f->entry[k].name, (double)to[i]);
+    return st;
+}
+
 static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state *s, bmvp_tensor *t, float *buf,
                                         float *space, bmvp_error *err)
 {
@@ -4306,11 +4324,11 @@ static bmvp_status bmvpi_state_load_one(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_s
     if (s->torch_rank == 0) {
         if (f->entry[k].dtype == BMVP_DTYPE_I64)
             return bmvp_ckpt_load(f, k, &s->counter, (int64_t)sizeof s->counter, err);
-        st = bmvp_ckpt_load_f32(f, k, 0, 1, buf, err);
-        if (!st) s->counter = (int64_t)buf[0];
+        st = bmvpi_state_read(f, k, 0, 1, buf, err);
+        if (!st) s->counter = buf[0] < 1e18f && buf[0] > -1e18f ? (int64_t)buf[0] : 0;
         return st;
     }
-    st = bmvp_ckpt_load_f32(f, k, s->part * t->numel, t->numel, buf, err);
+    st = bmvpi_state_read(f, k, s->part * t->numel, t->numel, buf, err);
     return st ? st : bmvpi_state_put(c, s, buf, space, t, err);
 }
 
@@ -4660,7 +4678,7 @@ static bmvp_status bmvpi_adopt_fill(bmvp_ctx *c, bmvp_ckpt *f, int k, bmvp_state
     if (how == BMVP_ADOPT_FRESH) return BMVP_OK;
     if (how == BMVP_ADOPT_TAKEN || s->torch_rank < 2)
         return bmvpi_state_load_one(c, f, k, s, s->t, buf, buf + room, err);
-    st = bmvp_ckpt_load_f32(f, k, 0, f->entry[k].numel, buf + room, err);
+    st = bmvpi_state_read(f, k, 0, f->entry[k].numel, buf + room, err);
     if (st) return st;
     bmvpi_adopt_spread(s, f->entry[k].numel, buf + room, buf);
     return bmvpi_state_put(c, s, buf, buf + room, s->t, err);

@@ -504,8 +504,8 @@ typedef struct bmvp_labels {
    background; isles, ms: lesion (1); vs: tumour (1), and 2 cochlea as background. 0: unknown name. */
 BMVP_API int bmvp_labels_builtin(const char *name, bmvp_labels *out);
 BMVP_API const char *bmvp_labels_names(void); /* "brats2021 brats2023 ..." */
-/* Adds a region or class. BMVP_E_ARG with a message: too many, a name twice, a value outside 1..255 or (classes) in
-   two classes. */
+/* Adds a region or class. BMVP_E_ARG with a message: too many, a name twice or with control characters, a value
+   outside 1..255 or (classes) in two classes. */
 BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const int *values, int n_values,
                                      bmvp_error *err);
 /* Sets the value whose voxels are not judged (nnU-Net's "ignore"), and makes it known. BMVP_E_ARG: outside 1..255, or
@@ -885,7 +885,8 @@ typedef struct bmvp_atlas {
     const bmvp_nii_volume *head, *brain;
     char name[64]; /* of its file, a blank, eight digits made from all voxels: files of one name are told apart */
 } bmvp_atlas;
-/* BMVP_E_SHAPE: two grids. */
+/* BMVP_E_SHAPE: two grids. BMVP_E_FORMAT: a head that nothing can be registered to (one voxel thick, NaN or infinite
+   voxels, one value), or a brain that is nowhere or everywhere. */
 BMVP_API bmvp_status bmvp_atlas_set(bmvp_atlas *a, const char *file, const bmvp_nii_volume *head,
                                     const bmvp_nii_volume *brain, bmvp_error *err);
 typedef struct bmvp_prepare_job {
@@ -906,11 +907,13 @@ typedef struct bmvp_prepare_job {
 typedef struct bmvp_aligned {
     double matrix[16];   /* mm of the prepared grid (the reference's, or with `to` the template's) -> mm of this image;
                             all 0: not aligned */
-    double nmi, overlap; /* of RIGID: as in bmvp_nii_registration; the reference: 2 and 1 */
+    double nmi, overlap; /* of RIGID: as in bmvp_nii_registration; the reference: 2 and 1. overlap of HEADER: share of
+                            the reference's head that lies in it */
     double turn, shift;  /* degrees; mm, in the middle of the reference */
     double loop;         /* RIGID: mean mm over the head by which reference -> this -> another -> reference misses (of
                             two images: there and back): an estimate of the error that needs no truth. With four images
-                            the smaller of two loops. Above 3, or an overlap below 0.3: doubtful, BMVP_E_FORMAT */
+                            the smaller of two loops. Above 3, or an overlap below 0.3: doubtful, BMVP_E_FORMAT; so is
+                            an overlap of 0 by HEADER, kept or not */
 } bmvp_aligned;
 typedef struct bmvp_prepared_images {
     bmvp_nii_volume image[BMVP_MODALITIES]; /* by known modality (bmvp_modality_find); data NULL: not given, or blank */
@@ -923,6 +926,7 @@ typedef struct bmvp_prepared_images {
     unsigned char *inside;  /* .. and the same of its voxels; NULL: the frame is the box */
     uint32_t by_qform; /* bit k: the image of known modality k (k BMVP_MODALITIES: the label) lies where its qform says,
                           and its sform says another place (bmvp_nii_rectify_affine) */
+    double forms_apart[BMVP_MODALITIES + 1]; /* of these: bmvp_nii_volume's; 0: sform and qform say one place */
     uint32_t few;      /* bit k: the image of known modality k has fewer than nine different values */
     int64_t label_cut;      /* labelled voxels that lie outside of the box, and are not in `label` */
     int label_lost;         /* a value from 1 to 255 of which resampling or the box has left no voxel; 0: none */
@@ -979,6 +983,8 @@ typedef struct bmvp_prediction {
     int likeliest;                 /* classification: the class */
     uint32_t given, filled, blank; /* bit m: modality m of the task (info->names) was used; filled; given, but blank */
     uint32_t by_qform, few;        /* as in bmvp_prepared_images, of modality m of the task */
+    uint32_t apart;                /* bit m: its sform, which was taken, and its qform say places .. */
+    double forms_apart;            /* .. so far apart, mm; the largest of them */
     bmvp_predict_fill fill;        /* by what they were filled */
     bmvp_alignment aligned;        /* how the images came to one grid .. */
     int reference;                 /* .. that of this known modality .. */
@@ -1340,7 +1346,8 @@ BMVP_API int bmvp_ssl_sample_at(const bmvp_ssl_config *cfg, const bmvp_ssl_case 
    itself is left:
 
        Phi_distill(X_im, T_m)   filled from the template T_m of its modality, which is learned: gradients flow through
-   the masked voxels into it Phi_modal(X_im, X_in)    filled from another modality n of the same case, at the same place
+                                the masked voxels into it
+       Phi_modal(X_im, X_in)    filled from another modality n of the same case, at the same place
 
    The network has one input channel whatever m and n are, so a case may have any number of modalities; one with a
    single modality has no second view. Both views of all cases go through the encoder as one batch, the template
@@ -2509,6 +2516,10 @@ static bmvp_status bmvpi_file_compare(bmvpi_file *r, bmvp_ckpt *f, bmvp_error *e
     const int ours = bmvp_ckpt_find_meta(f, "", "run") != NULL, n = ours ? r->n : 1;
     bmvp_status st = bmvp_state_group(f, &r->group[0], err);
     int i;
+    if (!st && ours && r->optim && bmvp_ckpt_find(f, "", "optimizer_steps") < 0)
+        st = bmvp_error_set(err, BMVP_E_FORMAT,
+                            "%s: it holds the weights and no moments of an optimizer: a new run can start from it, "
+                            "none can go on", f->path);
     if (!st && ours && r->optim) st = bmvpi_file_moments(r, f, err);
     for (i = 0; i < n && !st; ++i) st = bmvp_state_check(f, r->group[i], &r->part[i], err);
     return st;
@@ -3156,6 +3167,9 @@ BMVP_API bmvp_status bmvp_labels_add(bmvp_labels *l, const char *region, const i
     if (!*region || strlen(region) >= sizeof l->region[0])
         return bmvp_error_set(err, BMVP_E_ARG, "labels: the name '%s' must have 1 to %d characters", region,
                               (int)sizeof l->region[0] - 1);
+    for (i = 0; region[i]; ++i)
+        if ((region[i] > 0 && region[i] < ' ') || region[i] == 127)
+            return bmvp_error_set(err, BMVP_E_ARG, "labels: the name '%s' has a control character", region);
     if (n_values < 1) return bmvp_error_set(err, BMVP_E_ARG, "labels: '%s' has no values", region);
     for (r = 0; r < l->n; ++r)
         if (strcmp(l->region[r], region) == 0)
@@ -4542,6 +4556,7 @@ static bmvp_status bmvpi_ft_take_template(bmvp_ft *f, bmvp_ckpt *file, const bmv
     const char *name = bmvp_modality_name(f->modality[m]), *group = "templates";
     const int64_t n = f->templates.item[m].t->numel;
     bmvp_status st = BMVP_OK;
+    int64_t i;
     int part, k;
     for (part = 0; part < s->n && strcmp(s->names[part], name) != 0; ++part) { }
     if (part == s->n)
@@ -4554,6 +4569,12 @@ static bmvp_status bmvpi_ft_take_template(bmvp_ft *f, bmvp_ckpt *file, const bmv
     k = st ? -1 : bmvp_ckpt_find(file, group, s->fine_tuned ? name : "rep_template");
     if (!st && k < 0) st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: the template of %s is missing", file->path, name);
     if (!st) st = bmvp_ckpt_load_f32(file, k, s->fine_tuned ? 0 : part * n, n, buf, err);
+    for (i = 0; i < n && !st; ++i)
+        if (!(buf[i] - buf[i] <= 0)) /* it would make every result NaN without a word */
+            st = bmvp_error_set(err, BMVP_E_FORMAT,
+                                "%s: tensor '%s', the template of %s, holds %g: the run that wrote it has diverged; "
+                                "take an earlier file",
+                                file->path, file->entry[k].name, name, (double)buf[i]);
     if (st) return st;
     bmvp_state_from_torch(&f->templates.item[m], buf, f->templates.item[m].t->x);
     if (s->normalise) bmvpi_ft_normalise(f->templates.item[m].t, s->eps);
@@ -6099,6 +6120,17 @@ static bmvp_status bmvpi_check_finite(const bmvp_nii_volume *v, const char *name
                           (long long)(v->n_nan + v->n_inf));
 }
 
+/* One slice has no place in space that could be found, or be filled from elsewhere. */
+static bmvp_status bmvpi_check_thick(const bmvp_nii_volume *v, const char *name, bmvp_error *err)
+{
+    const long long x = (long long)v->dim[0], y = (long long)v->dim[1], z = (long long)v->dim[2];
+    if (x > 1 && y > 1 && z > 1) return BMVP_OK;
+    return bmvp_error_set(err, BMVP_E_FORMAT,
+                          "%s: dim is %lld x %lld x %lld (along the axes of the preparation): one voxel thick, it "
+                          "cannot be aligned",
+                          name, x, y, z);
+}
+
 /* Few whole numbers are a label map given as an image; *few: few others may be one, or an image of little content. */
 static bmvp_status bmvpi_check_image(const bmvp_nii_volume *v, const char *name, const char *modality, int *few,
                                      bmvp_error *err)
@@ -6224,26 +6256,42 @@ static void bmvpi_voxel_size(const bmvp_nii_volume *v, double mm[3])
     }
 }
 
-/* A scan becomes larger by resampling, but not like this: its header has another unit than it says. */
+/* Is the header in another unit than it says? Voxels of no scan; a scan that resampling would make huge, or a few
+   voxels: a head is larger than 64 mm, its voxels than 0.2. */
+static int bmvpi_is_odd_size(const bmvp_nii_volume *v, const double mm[3], double times)
+{
+    const double n = (double)v->dim[0] * (double)v->dim[1] * (double)v->dim[2];
+    double field = 0;
+    int a, odd = 0;
+    for (a = 0; a < 3; ++a) {
+        odd |= !(mm[a] >= 0.01 && mm[a] <= 100);
+        field = fmax(field, mm[a] * (double)v->dim[a]);
+    }
+    if (times > 125 && times * n > 134217728.0) odd = 1; /* 512^3 */
+    return odd || (times < 1.0 / 125 && mm[0] * mm[1] * mm[2] < 1.0 / 125 && field < 64);
+}
+
 static bmvp_status bmvpi_check_spacing(const bmvp_nii_volume *v, double spacing, bmvp_error *e)
 {
-    const double old = (double)v->dim[0] * (double)v->dim[1] * (double)v->dim[2];
     double mm[3], times;
+    char become[64] = "";
     bmvpi_voxel_size(v, mm);
-    times = mm[0] * mm[1] * mm[2] / (spacing * spacing * spacing);
-    if (times <= 125 || times * old <= 134217728.0) return BMVP_OK; /* 512^3 */
+    times = spacing > 0 ? mm[0] * mm[1] * mm[2] / (spacing * spacing * spacing) : 1;
+    if (!bmvpi_is_odd_size(v, mm, times)) return BMVP_OK;
+    if (spacing > 0)
+        snprintf(become, sizeof become, " would become %.3g of %g mm",
+                 times * (double)v->dim[0] * (double)v->dim[1] * (double)v->dim[2], spacing);
     return bmvp_error_set(e, BMVP_E_FORMAT,
-                          "%lldx%lldx%lld voxels of %g x %g x %g mm would become %.3g of %g mm: is pixdim in the unit "
-                          "of xyzt_units? Or choose another spacing",
-                          (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2], mm[0], mm[1], mm[2],
-                          times * old, spacing);
+                          "%lldx%lldx%lld voxels of %g x %g x %g mm%s: is pixdim in the unit of xyzt_units?%s",
+                          (long long)v->dim[0], (long long)v->dim[1], (long long)v->dim[2], mm[0], mm[1], mm[2], become,
+                          spacing > 0 ? " Or choose another spacing" : "");
 }
 
 static bmvp_status bmvpi_spacing(bmvp_nii_volume *v, double spacing, int mode, bmvp_error *e)
 {
     const double mm[3] = { spacing, spacing, spacing };
     bmvp_nii_resample how;
-    if (spacing > 0 && bmvpi_check_spacing(v, spacing, e)) return e->status;
+    if (bmvpi_check_spacing(v, spacing, e)) return e->status;
     memset(&how, 0, sizeof how);
     how.mode = mode;
     return spacing > 0 ? bmvp_nii_spacing(v, mm, &how, e) : BMVP_OK;
@@ -6301,6 +6349,7 @@ static bmvp_status bmvpi_read_along(const bmvpi_preparing *s, int m, bmvp_nii_vo
     bmvp_status st = bmvp_image_read(v, k, s->job->io, err);
     bmvp_error e;
     s->p->by_qform |= (uint32_t)v->by_qform << m;
+    s->p->forms_apart[m] = v->forms_apart;
     return st || !axes[0] ? st : bmvpi_named(bmvpi_image_name(k), bmvp_nii_orient(v, axes, &e), &e, err);
 }
 
@@ -6518,15 +6567,37 @@ static uint32_t bmvpi_atlas_hash(uint32_t h, const void *data, size_t n)
     return h;
 }
 
+/* Can a case be registered to it, and is there a brain in it? */
+static bmvp_status bmvpi_atlas_usable(const char *file, const bmvp_nii_volume *head, const bmvp_nii_volume *brain,
+                                      bmvp_error *err)
+{
+    const int64_t *d = head->dim, n = d[0] * d[1] * d[2];
+    int64_t i, inside = 0;
+    bmvp_status st = bmvpi_check_thick(head, file, err);
+    if (!st) st = bmvpi_check_finite(head, file, err);
+    if (!st && brain) st = bmvpi_check_finite(brain, file, err);
+    if (!st && bmvpi_one_value(head))
+        st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: all voxels are %g: this is no template head", file,
+                            (double)head->data[0]);
+    if (st || !brain) return st;
+    if (!bmvp_nii_one_grid(head, brain))
+        return bmvp_error_set(err, BMVP_E_SHAPE, "%s: its brain lies on another grid", file);
+    for (i = 0; i < n; ++i) inside += brain->data[i] > 0;
+    if (inside == 0 || inside == n)
+        return bmvp_error_set(err, BMVP_E_FORMAT, "%s: its brain (voxels above 0) is %s", file,
+                              inside ? "everywhere: is it the head?" : "nowhere");
+    return BMVP_OK;
+}
+
 BMVP_API bmvp_status bmvp_atlas_set(bmvp_atlas *a, const char *file, const bmvp_nii_volume *head,
                                     const bmvp_nii_volume *brain, bmvp_error *err)
 {
     const char *slash = strrchr(file, '/');
     const size_t n = (size_t)(head->dim[0] * head->dim[1] * head->dim[2]) * sizeof(float);
     uint32_t h;
+    bmvp_status st = bmvpi_atlas_usable(file, head, brain, err);
     memset(a, 0, sizeof *a);
-    if (brain && !bmvp_nii_one_grid(head, brain))
-        return bmvp_error_set(err, BMVP_E_SHAPE, "%s: its brain lies on another grid", file);
+    if (st) return st;
     a->head = head;
     a->brain = brain;
     h = bmvpi_atlas_hash(2166136261u, head->dim, sizeof head->dim);
@@ -6730,6 +6801,7 @@ static bmvp_status bmvpi_align_head(bmvp_nii_volume *head, const bmvp_nii_volume
     float at[2], bound;
     int64_t i;
     bmvp_status st = bmvp_nii_percentiles(at, q, 2, v->data, n, &v->allocator, err);
+    memset(head, 0, sizeof *head);
     if (!st) st = bmvp_nii_volume_copy(head, v, err);
     if (st) return st;
     bound = at[0] + 0.1f * (at[1] - at[0]);
@@ -6770,6 +6842,53 @@ static bmvp_status bmvpi_align_loops(bmvpi_preparing *s, bmvp_error *err)
         st = bmvpi_align_loop(&mm, s, &head, a, b, err);
         if (of[a].loop < 0 || mm < of[a].loop) of[a].loop = mm;
         if (of[b].loop < 0 || mm < of[b].loop) of[b].loop = mm;
+    }
+    bmvp_nii_volume_free(&head);
+    return st;
+}
+
+/* Which share of the reference's head lies in an image, by the headers. */
+static bmvp_status bmvpi_align_share(double *share, const bmvp_nii_volume *head, const bmvp_nii_volume *v,
+                                     const char *name, bmvp_error *err)
+{
+    double m[16];
+    int64_t x, y, z, i = 0, n = 0, inside = 0;
+    int a;
+    bmvp_status st = bmvpi_relate(m, v->affine, head->affine, name, err);
+    for (z = 0; z < head->dim[2] && !st; ++z)
+        for (y = 0; y < head->dim[1]; ++y)
+            for (x = 0; x < head->dim[0]; ++x, ++i) {
+                int in = 1;
+                if (!(head->data[i] > 0)) continue;
+                for (a = 0; a < 3 && in; ++a) {
+                    const double at = m[4 * a] * (double)x + m[4 * a + 1] * (double)y + m[4 * a + 2] * (double)z +
+                                      m[4 * a + 3];
+                    in = at >= -0.5 && at <= (double)v->dim[a] - 0.5;
+                }
+                inside += in;
+                ++n;
+            }
+    *share = n > 0 ? (double)inside / (double)n : 0;
+    return st;
+}
+
+/* By the headers: images whose fields of view lie apart would become 0. */
+static bmvp_status bmvpi_align_shares(bmvpi_preparing *s, bmvp_error *err)
+{
+    const int r = s->p->reference;
+    bmvp_nii_volume head;
+    bmvp_error e;
+    bmvp_status st = bmvpi_named(s->name[r], bmvpi_align_head(&head, &s->p->image[r], &e), &e, err);
+    int m;
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
+        bmvp_aligned *a = &s->p->aligned[m];
+        if (!s->p->image[m].data || m == r) continue;
+        st = bmvpi_align_share(&a->overlap, &head, &s->p->image[m], s->name[m], err);
+        if (!st && !(a->overlap > 0))
+            st = bmvp_error_set(err, BMVP_E_FORMAT,
+                                "%s: by the headers nothing of the head in %s lies in it: its affine is of another "
+                                "place; --register rigid looks at the images",
+                                s->name[m], s->name[r]);
     }
     bmvp_nii_volume_free(&head);
     return st;
@@ -6823,14 +6942,16 @@ static bmvp_status bmvpi_align_find(bmvpi_preparing *s, bmvp_error *err)
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
         bmvp_aligned *a = &s->p->aligned[m];
         if (!s->p->image[m].data) continue;
-        if (!s->job->how->align) st = bmvpi_to_frame(s, &s->p->image[m], s->name[m], 0, err);
+        st = bmvpi_check_thick(&s->p->image[m], s->name[m], err);
+        if (!st && !s->job->how->align) st = bmvpi_to_frame(s, &s->p->image[m], s->name[m], 0, err);
         for (k = 0; k < 16; ++k) a->matrix[k] = k % 5 == 0;
         a->nmi = rigid ? 2 : 0;
         a->overlap = 1;
-        if (rigid && m != s->p->reference) st = bmvpi_align_pair(a->matrix, a, s, s->p->reference, m, err);
+        if (!st && rigid && m != s->p->reference) st = bmvpi_align_pair(a->matrix, a, s, s->p->reference, m, err);
         bmvpi_align_measure(a, &s->p->image[s->p->reference]);
     }
     if (!st && rigid) st = bmvpi_align_loops(s, err);
+    if (!st && s->job->how->align == BMVP_ALIGN_HEADER) st = bmvpi_align_shares(s, err);
     return st ? st : bmvpi_align_doubt(s, err);
 }
 
@@ -7444,6 +7565,8 @@ static bmvp_status bmvpi_predict_gather(bmvpi_predicting *s, bmvp_error *err)
         out->blank |= (s->prepared.blank >> known & 1u) << m;
         out->by_qform |= (s->prepared.by_qform >> known & 1u) << m;
         out->few |= (s->prepared.few >> known & 1u) << m;
+        out->apart |= (uint32_t)(s->prepared.forms_apart[known] > 0) << m;
+        out->forms_apart = fmax(out->forms_apart, s->prepared.forms_apart[known]);
         if (v->data) out->given |= 1u << m, s->any = v, s->k.image[m] = v->data;
         else out->filled |= 1u << m;
     }

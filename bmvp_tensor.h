@@ -504,9 +504,9 @@ typedef struct bmvp_kernel {
     bmvp_kernel_fn backward; /* reads y->g, adds into the gradients of the operands that want one */
     int64_t (*workspace)(const bmvp_ctx *c, const bmvp_tensor *y, int backward); /* floats; NULL: none */
 } bmvp_kernel;
-/* One tensor's step of an optimizer (bmvp_nn.h, >>optim). With d = g scale + l2 p. SGD (v NULL): m = b1 m + d, p -= lr
-   m. Adam and AdamW: p *= 1 - lr decay, m += b1 (d - m), v += b2 (d^2 - v), p -= step m / (sqrt(v) root + eps); AMSGrad
-   (top not NULL) has top = max(top, v) in the place of v there. An average (p NULL): m += b1 (g - m). */
+/* One tensor's step of an optimizer (bmvp_nn.h, >>optimizer). With d = g scale + l2 p. SGD (v NULL): m = b1 m + d,
+   p -= lr m. Adam and AdamW: p *= 1 - lr decay, m += b1 (d - m), v += b2 (d^2 - v), p -= step m / (sqrt(v) root + eps);
+   AMSGrad (top not NULL) has top = max(top, v) in the place of v there. An average (p NULL): m += b1 (g - m). */
 typedef struct bmvp_update {
     float *p, *m, *v, *top;
     const float *g;
@@ -3025,9 +3025,9 @@ static void bmvpi_box_out(bmvp_ctx *c, const bmvp_tensor *big, const bmvp_tensor
 /* Elements before place `start` of one axis */
 static int64_t bmvpi_axis_shift(const bmvp_tensor *t, int64_t axis, int64_t start)
 {
-    int64_t s[BMVP_MAX_DIMS];
-    bmvpi_strides(t->rank, t->dim, s);
-    return s[axis] * start;
+    int64_t i;
+    for (i = axis + 1; i < t->rank; ++i) start *= t->dim[i];
+    return start;
 }
 
 /* Reductions and losses: an op of n operands whose result is one number */

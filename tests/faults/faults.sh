@@ -134,6 +134,12 @@ if [ ! -e "$T/oom.so" ] || ! LD_PRELOAD=$T/oom.so bmvp --help >/dev/null 2>&1; t
     skip "allocations that fail: no library can be put before the C library's (sanitizers)"
 else
     starved prepare "$(many 1 9)" bmvp prepare --data phantoms --out starved --spacing 0 --threads 1
+    for seed in 3 8; do
+        expect 0 "1 of 1" bmvp phantom --out heads$seed --heads --cases 1 --size 24 --tumours 0 --missing 0 --thick 0 --modalities t1,t2 --seed $seed
+    done
+    of=heads8/case_0001/t1 # 1700 allocations of a second each, so not all of them
+    starved registration "$(many 5 199)" bmvp prepare --data heads3 --out starved --register rigid --template $of.nii.gz \
+        --template-brain ${of}_brain_mask.nii.gz --strip --qc --spacing 0 --threads 1
     mkdir starved
     starved predict "$(many 1 97)" bmvp predict --checkpoint tuned/best.safetensors --data phantoms --out starved --threads 1
     # one image, one window: most allocations are those before it

@@ -1,5 +1,5 @@
 /* replay.c - the harnesses on files that are there: the fixtures, and what was found (`make test`; `make fuzz`
- * looks for more). replay checkpoint|json|nifti|lists FILE... */
+ * looks for more). replay HARNESS FILE... */
 #include "tests/support/check.h"
 #include <stdint.h>
 #include <stdio.h>
@@ -10,6 +10,9 @@ int fuzz_checkpoint(const uint8_t *data, size_t n);
 int fuzz_json(const uint8_t *data, size_t n);
 int fuzz_nifti(const uint8_t *data, size_t n);
 int fuzz_lists(const uint8_t *data, size_t n);
+int fuzz_meet(const uint8_t *data, size_t n);
+int fuzz_texts(const uint8_t *data, size_t n);
+int fuzz_trainers(const uint8_t *data, size_t n);
 
 static const struct {
     const char *name;
@@ -20,7 +23,11 @@ static const struct {
     { "json", fuzz_json, 0 },
     { "nifti", fuzz_nifti, 1 },
     { "lists", fuzz_lists, 0 },
+    { "meet", fuzz_meet, 1 },
+    { "texts", fuzz_texts, 1 },
+    { "trainers", fuzz_trainers, 1 },
 };
+enum { HARNESSES = sizeof harness / sizeof *harness };
 
 /* The file, behind a first byte for those that have one. */
 static void replay(int k, const char *path)
@@ -51,8 +58,8 @@ static void test_replay(void)
 int main(int argc, char **argv)
 {
     check_begin(1, argv);
-    for (which = 0; which < 4 && (argc < 3 || strcmp(argv[1], harness[which].name) != 0); ++which) { }
-    if (which == 4) return 2;
+    for (which = 0; which < HARNESSES && (argc < 3 || strcmp(argv[1], harness[which].name) != 0); ++which) { }
+    if (which == HARNESSES) return 2;
     file = argv + 2;
     files = argc - 2;
     CHECK_RUN(test_replay);

@@ -40,6 +40,9 @@ for command in phantom prepare pretrain embed convert info; do expect 0 "usage: 
 expect 0 "4 of 4 cases" bmvp phantom --out phantoms --cases 4 --size 32 --missing 0 --tumours 1 --modalities t1,t2,flair --seed 3
 expect 0 "4 cases (4 new, 0 were there), 0 left out" bmvp prepare --data phantoms --out prepared --spacing 0
 expect 0 "4 cases (0 new, 4 were there), 0 left out" bmvp prepare --data phantoms --out prepared --spacing 0
+expect 0 "2 of 2 cases" bmvp phantom --out harder --cases 2 --size 24 --overlap 0.5 --decoys 3 --anatomy 1 --scanners 2 --first-scanner 7 --sets paper --seed 3
+check "harder phantoms say how" grep -q '"overlap": 0.5, "decoys": 3, "anatomy": 1, "scanners": 2, "first_scanner": 7, "sets": "paper"' harder/dataset.json
+check "and others nothing of it" test "$(grep -c 'overlap\|scanner' phantoms/dataset.json)" -eq 0
 cp -r phantoms moved && rm -r moved/case_0004
 expect 1 "holds cases of another data set|/phantoms|case 'case_000|choose another --out" bmvp prepare --data moved/case_0002 --out prepared --spacing 0
 check "sources.json: path, size, time, hash" grep -q '"hash": "' prepared/sources.json
@@ -69,6 +72,18 @@ expect 0 "tensors" bmvp convert run20/checkpoint.safetensors run20.pt
 expect 0 "PyTorch|rep_template" bmvp info run20.pt
 expect 0 "tensors" bmvp convert run20.pt back.safetensors
 same run20/checkpoint.safetensors back.safetensors
+expect 0 "130 tensors, without 199 of the optimizer" bmvp convert --weights-only run20/checkpoint.safetensors weights.safetensors
+check "weights and templates, which have no moments: less than half of the bytes" test $((2 * $(bytes weights.safetensors))) -lt "$(bytes back.safetensors)"
+expect 0 "130 tensors, without 199 of the optimizer" bmvp convert --weights-only run20.pt weights.pt
+expect 0 "130 tensors" bmvp convert weights.pt weights_back.safetensors
+same weights.safetensors weights_back.safetensors
+for file in run20 weights; do # features name their checkpoint: one name for both
+    cp $file.pt named.pt
+    expect 0 "" bmvp embed --checkpoint named.pt --data prepared --out $file.features.safetensors --threads 1
+done
+same run20.features.safetensors weights.features.safetensors
+cp -r run20 weights_run && cp weights.safetensors weights_run/checkpoint.safetensors
+expect 1 "weights_run/checkpoint.safetensors: it holds the weights and no moments" bmvp pretrain --out weights_run --resume --steps 30
 expect 0 "" bmvp embed --checkpoint run20.pt --data prepared --out pt.safetensors --threads 1
 expect 0 "NIfTI-1|int16|bmvp prepared" bmvp info prepared/case_0001/t1.nii
 expect 0 '"kind": "volume"|"gzip": true' bmvp info phantoms/case_0001/t1.nii.gz --json
@@ -258,12 +273,15 @@ refused()
     rm -rf bad/out
     list bad/list.json "$(entry first t1 $a/t1.nii.gz t2 $a/t2.nii.gz)" "$(entry broken t1 "$1" t2 $a/t2.nii.gz)" \
         "$(entry last t1 $a/t1.nii.gz)"
-    expect 1 "left out|broken|$(basename "$1")|2 cases (2 new|$2" bmvp prepare --data bad/list.json --out bad/out --spacing 0
+    expect 0 "left out|broken|$(basename "$1")|2 cases (2 new|$2" bmvp prepare --data bad/list.json --out bad/out --spacing 0
     check "$1: the rest goes on, nothing of it is there" test -s bad/out/first/t2.nii -a -s bad/out/last/t1.nii -a ! -e bad/out/broken
     check "$1: it is not in the list" sh -c '! grep -q broken bad/out/dataset.json'
     clean bad/out
 }
 refused absent_t1.nii.gz "No such file"
+expect 1 "left out: case 'broken'|2 cases (0 new, 2 were there), 1 left out" bmvp prepare --data bad/list.json --out bad/out --spacing 0 --strict
+list bad/list.json "$(entry broken t1 absent_t1.nii.gz)"
+expect 1 "0 cases (0 new, 0 were there), 1 left out" bmvp prepare --data bad/list.json --out bad/none --spacing 0
 if [ "$(id -u)" -eq 0 ]; then skip "a file that may not be read: root may read all"; else
     cp $good bad/secret_t1.nii.gz
     chmod 000 bad/secret_t1.nii.gz
@@ -304,7 +322,7 @@ expect 0 "case 'alone': bad/sevens_t1.nii has one value everywhere, and there is
     bmvp prepare --data bad/list.json --out bad/out --spacing 0
 rm -rf bad/out
 list bad/list.json "$(entry first t1 zeros_t1.nii t2 $a/t2.nii.gz)" "$(entry nothing t1 zeros_t1.nii)"
-expect 1 "case 'first': bad/zeros_t1.nii has one value everywhere: t1 counts as missing|left out: case 'nothing': bad/zeros_t1.nii: no voxel is above 0|1 cases (1 new" \
+expect 0 "case 'first': bad/zeros_t1.nii has one value everywhere: t1 counts as missing|left out: case 'nothing': bad/zeros_t1.nii: no voxel is above 0|1 cases (1 new" \
     bmvp prepare --data bad/list.json --out bad/out --spacing 0
 check "t2 alone is prepared and listed" sh -c 'test -s bad/out/first/t2.nii -a ! -e bad/out/first/t1.nii && ! grep -q t1.nii bad/out/dataset.json'
 clean bad/out
@@ -369,6 +387,8 @@ expect 2 "mask_ratio" train no --set mask_ratio=nan --steps 1
 expect 2 "mask_rat|mask_ratio|temperature" train no --set mask_rat=0.5 --steps 1
 expect 2 "name=value" train no --set mask_ratio --steps 1
 expect 2 "--modalities|flair" bmvp phantom --out no --modalities t1,t9
+expect 2 "--first-scanner" bmvp phantom --out no --first-scanner 3
+expect 2 "--sets paper" bmvp phantom --out no --sets paper --modalities flair,t1c
 expect 2 "--low" bmvp prepare --data phantoms --out no --low 60 --high 40
 expect 2 "--spacing" bmvp prepare --data phantoms --out no --spacing -1
 expect 2 "multiple" bmvp embed --checkpoint run20.pt --data prepared --out no.safetensors --crop 17

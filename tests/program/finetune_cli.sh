@@ -402,7 +402,12 @@ bad_split()
 bad_split "bad_split.json: test: hand.json has no case 'c4'" '{"train": ["c1"], "test": ["c4"]}'
 bad_split "bad_split.json: case 'c1' is in two parts" '{"train": ["c1"], "test": ["c1"]}'
 bad_split "bad_split.json: case 'c1' is in two parts" '{"train": ["c2"], "folds": [["c1"], ["c1", "c2"]]}'
-bad_split "bad_split.json: fractions: case 'c2' is not in \"train\"" '{"train": ["c1"], "test": ["c2"], "fractions": {"20": ["c2"]}}'
+bad_split "bad_split.json: fractions: case 'c2' is not in \"train\"" '{"train": ["c1"], "test": ["c2"], "fractions": {"100": ["c1", "c2"], "80": ["c2"], "60": [], "40": [], "20": []}}'
+bad_split "fractions: there is no '80'; without" '{"train": ["c1"], "test": ["c2"], "fractions": {"100": ["c1"]}}'
+bad_split "fractions: '50' is none of 20, 40, 60, 80, 100" '{"train": ["c1"], "test": ["c2"], "fractions": {"50": ["c1"]}}'
+bad_split "fractions: case 'c1' of \"train\" is not in '100'" '{"train": ["c1"], "test": ["c2"], "fractions": {"100": []}}'
+bad_split "fractions: case 'c3' is in '60' and not in '80'" \
+    '{"train": ["c1", "c3"], "test": ["c2"], "fractions": {"100": ["c1", "c3"], "80": ["c1"], "60": ["c1", "c3"]}}'
 bad_split "bad_split.json: not a split" '{"cases": []}'
 bad_split "bad_split.json" '{"train": '
 bad_split "part 'test' has no cases" '{"train": ["c1"]}'

@@ -317,6 +317,31 @@ rm -rf one && files one/sub-01/anat sub-01_T1w.nii && files one/derivatives/x/su
 two 0 "sub-01	sub-01			t1|sub-01_desc-nnunet_dseg.nii: of derivatives/ only label maps are taken"
 rm -rf one && files one/a seg.nii label.nii t1.nii
 two 1 "no cases can be used|two candidates for the label|seg.nii|label.nii|--as NAME=PATTERN|bmvp list"
+# a patient's images once more, on another grid or as they were: two candidates, wherever the copy's folder stands; not two cases
+while read -r a b; do
+    rm -rf one && files "one/$a" t1.nii && files "one/$b" t1.nii && files one/p2 t1.nii
+    two 0 "case 'p1': two candidates for t1: |one/$a/t1.nii|one/$b/t1.nii|p2	p2			t1	one/p2/t1.nii"
+done <<END
+p1/mni p1/native
+p1 p1/Backup
+p1/registered p1/stripped
+mni/p1 native/p1
+preprocessed/p1 raw/p1
+p1 p1/MNI152
+END
+rm -rf one && files one/p1/mni t1.nii && files one/p2/mni t1.nii
+two 0 "p1	p1			t1	one/p1/mni/t1.nii|p2	p2			t1	one/p2/mni/t1.nii"
+rm -rf one && files one/p1/mni t1.nii && files one/p1/native t1.nii && files one/p2/native t1.nii
+expect 0 "p1	p1			t1	one/p1/native/t1.nii|p2	p2			t1" bmvp prepare --dry-run --data one --as "none=*/mni/*"
+# a case's number behind the role; numbers of a case's scans
+for d in . FLAIR; do
+    rm -rf one && files one/images/$d FLAIR_001.nii FLAIR_002.nii && files one/images T1_001.nii T1_002.nii
+    two 0 "001	001			flair|001	001			t1|002	002			flair|002	002			t1"
+done
+rm -rf one && files one/p1 FLAIR_001.nii FLAIR_002.nii && files one/p2 T1_001.nii
+two 0 "case 'p1': two candidates for flair|p2	p2			t1	one/p2/T1_001.nii"
+rm -rf one && files one FLAIR_1.nii FLAIR_2.nii T1_1.nii
+two 1 "two candidates for flair: one/FLAIR_1.nii and one/FLAIR_2.nii"
 rm -rf one && files one/a t1.nii t1.mgz t2.nrrd
 two 0 "one/a/t1.mgz|not a format that is read"
 rm -rf one && files one/a scan_1.nii scan_2.nii gold.nii
@@ -361,6 +386,12 @@ patients "Y.1 Y.2 Y.3 " Y.1 Y.2 Y.3
 patients "007 007 008 case_1 case_2 " 007_1 007_2 008_1 case_1 case_2
 patients "HGG_1 HGG_2 LGG_1 " HGG_1 HGG_2 LGG_1
 patients "P1 P1 P3 " P1 P1_V2 P3
+patients "P01 P01 P02 P02 " P01V1 P01V2 P02V1 P02V2
+patients "s7 s7 s8 " s7tp1 s7visit2 s8tp1
+patients "12 12 14 " 12pre 12post 14pre
+patients "P01V1 P01V2 " P01V1 P01V2
+patients "HGG3T site1a site1b " HGG3T site1a site1b
+patients "p1 p1 p2 " p1 p1_backup p2
 patients "T-0003 T-0003 " T-0003_1997.06.08 T-0003_19980608
 guess() { rm -rf visits; for c in "$2" "$3"; do files "visits/$c" t1.nii; done; expect 0 "$1" bmvp prepare --dry-run --data visits; }
 guess "'T_20190102' and 'T_20200304' are visits of patient 'T'; \"patient\" in a list says otherwise" T_20190102 T_20200304
@@ -416,6 +447,20 @@ printf '{"mine": 1}' >mine.json
 expect 1 "mine.json: is there already, and bmvp has not written it" bmvp split --data list.json --ratio 1:0:0 --out mine.json
 check "mine.json is as it was" grep -q '{"mine": 1}' mine.json
 said() { printf '%s' "$1" >said.json; expect "$2" "$3" bmvp prepare --dry-run --data said.json; }
+# a list and a file's name that say different modalities; keys of an image
+said '{"cases": [{"id": "a", "images": {"t1": "x_t2.nii", "t2": "x_t1.nii", "t1c": "y_T1w.nii", "flair": "scan.nii"}}]}' 0 \
+    "x_t2.nii: the list says that it is t1, its name t2: taken as t1|x_t1.nii: the list says that it is t2, its name t1|a	a			t1	x_t2.nii"
+check "t1c and a name without a role are no contradiction" sh -c '! grep "its name" "$1" | grep -q "y_T1w\|scan"' said "$out"
+said '{"modality": {"0": "FLAIR", "1": "T1w"}, "training": [{"image": ["a_t1.nii", "a_flair.nii"]}]}' 0 \
+    "a_t1.nii: the list says that it is flair, its name t1: taken as t1|doubtful|a	a			flair	a_flair.nii"
+said '{"modality": {"0": "FLAIR", "1": "T1w"}, "training": [{"image": ["a_flair.nii", "a_t1.nii"]}]}' 0 "a	a			flair	a_flair.nii"
+check "a list that names them rightly" sh -c '! grep -q "its name" "$1"' said "$out"
+said '{"cases": [{"id": "a", "images": {"t1": {"file": "x.nii", "component": 2}, "t2": {"file": "x.nii", "channel": "1"}}}]}' 0 \
+    "component: a key of image 't1' that is not used|a	a			t2	x.nii [channel 1]"
+for channel in -1 1.5 '"b"' '[0]'; do
+    said "{\"cases\": [{\"id\": \"a\", \"images\": {\"t1\": {\"file\": \"x.nii\", \"channel\": $channel}}}, {\"id\": \"b\", \"images\": {\"t1\": \"y.nii\"}}]}" 0 \
+        "case 'a': case 'a': image 't1': \"channel\" must be a whole number from 0|b	b			t1	y.nii"
+done
 said '{"training": ["p_t1.nii"], "validation": ["q_t1.nii"]}' 0 "p	p		train	t1|q	q		val	t1"
 said '{"testing": [{"image": ["p_t1.nii", "p_gm.nii"], "label": "2"}]}' 0 "p	p	2		t1	p_t1.nii|p_gm.nii: unknown modality"
 said '{"training": [{"image": "a/t1.nii"}, {"image": "b/t1.nii"}]}' 0 "a	a			t1|b	b			t1"
@@ -474,5 +519,10 @@ mkdir escape
 printf '{"cases": [{"id": "a\\u001b[31mb", "images": {"t1": "x\\u0007.nii"}}]}' >escape/list.json
 expect 1 "case 'a_[31mb'|escape/x?.nii: cannot be opened" bmvp prepare --data escape/list.json --out escaped
 check "an escape sequence was printed" sh -c '! grep -q "$(printf "\\033")" "$1"' escape "$out"
+printf '{"cases": [{"id": "a\\u0085b", "patient": "p\\nq\\u202e", "images": {"t1": "x\\nbmvp: y\\u009b2J\\u2066.nii"}}]}' >escape/list.json
+expect 1 "escape/x?bmvp: y??2J???.nii: cannot be opened" bmvp prepare --data escape/list.json --out escaped
+expect 0 "a__b	p_q___			t1" bmvp prepare --dry-run --data escape/list.json
+printf '{"labels": {"a\\u001b": 1}, "cases": [{"id": "a", "images": {"t1": "x.nii"}}]}' >escape/list.json
+expect 1 "has a control character" bmvp prepare --data escape/list.json --out escaped
 
 finish

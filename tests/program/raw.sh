@@ -48,6 +48,38 @@ other=$(cmp -l raw.mask moved.mask | wc -l)
 check "head of $head bytes, $other differ" awk "BEGIN { exit !($head > 30000 && 20 * $other < $head) }"
 expect 1 "different grids" bmvp predict --checkpoint run/best.safetensors --data moved --register none --out never --threads 1
 
+# ---- what cannot be aligned is left out by name, beside a case that can, whose files stay as they were -----------------------------------
+
+for kind in good thin singular nan series; do
+    mkdir -p "bad/$kind"
+    cp raw/a/t1.nii.gz "bad/$kind"
+    gzip -dc raw/a/t2.nii.gz >"bad/$kind/t2.nii"
+done
+patch bad/thin/t2.nii 46 '\001\000'                          # dim[3]; vox_offset, of a slice in the middle
+patch bad/thin/t2.nii 108 '\000\260\330\107'
+patch bad/singular/t2.nii 252 '\000\000'                     # no qform, and a row of the sform is 0
+head -c 16 /dev/zero | dd of=bad/singular/t2.nii bs=1 seek=296 conv=notrunc 2>/dev/null
+patch bad/nan/t2.nii 42 '\030\000'                           # 24 float32 in place of 48 int16 a row, ...
+patch bad/nan/t2.nii 70 '\020\000\040\000'
+patch bad/nan/t2.nii 60352 '\000\000\300\177'                # ... one of them NaN
+patch bad/series/t2.nii 40 '\004\000'                        # 48 x 48 x 24 x 2
+patch bad/series/t2.nii 46 '\030\000\002\000'
+mkdir before && cp -r bad/good before
+expect 0 "good: on the grid of|1 cases (1 new" bmvp prepare --data before --out among --register rigid --reference t1 --spacing 6 --threads 1
+rm -rf among_was && cp -r among among_was
+mv before/good was_good && for kind in thin singular nan series; do cp -r "bad/$kind" before; done && mv was_good before/good
+expect 1 "thin/t2.nii: dim is 48 x 48 x 1|singular/t2.nii: sform|singular: axes|nan/t2.nii: 1 voxels are NaN|series/t2.nii: dim is 48 x 48 x 24 x 2|1 were there), 4 left out" \
+    bmvp prepare --data before --out among --register rigid --reference t1 --spacing 6 --threads 1
+for file in t1.nii t2.nii t2.tfm transforms.json; do same among_was/good/$file among/good/$file; done
+check "of the others nothing is there" test "$(ls among | tr '\n' ' ')" = "dataset.json good prepare.json sources.json "
+expect 1 "thin/t2.nii: dim is 48|singular|NaN|series/t2.nii|1 cases, 4 left out" bmvp predict --checkpoint run/best.safetensors --data before --out bad_maps --threads 1
+check "one map" test "$(ls bad_maps | tr '\n' ' ')" = "good.nii.gz predictions.json "
+# by headers alone a place far away would give an image of zeros
+mkdir -p far/a && cp moved/a/t1.nii.gz far/a && cp moved/a/t2.nii far/a
+for at in 292 268; do patch far/a/t2.nii $at '\000\000\172\104'; done
+expect 1 "a/t2.nii: by the headers nothing of the head in" bmvp prepare --data far --out apart --register header --reference t1 --threads 1
+expect 1 "0 cases (0 new" bmvp prepare --data far --out apart --register header --reference t1 --keep-doubtful --threads 1
+
 # ---- whole heads: phantoms that know the truth -------------------------------------------------------------------------------------------
 
 expect 2 "--motion" bmvp phantom --out no --motion 3
@@ -97,6 +129,11 @@ expect 2 "--strip is done by a template" bmvp prepare --data heads --out no --st
 expect 2 "--template-brain" bmvp prepare --data heads --out no --strip --template other/case_0001/t1.nii.gz
 expect 2 "--to reference does nothing" bmvp prepare --data heads --out no --to reference --template other/case_0001/t1.nii.gz
 expect 1 "none.nii" bmvp prepare --data heads --out no --template none.nii
+expect 1 "thin/t2.nii: dim is 48 x 48 x 1" bmvp prepare --data heads --out no_folder --template bad/thin/t2.nii
+mkdir -p lone/nan lone/thin && mv bad/nan/t2.nii lone/nan && mv bad/thin/t2.nii lone/thin
+# shellcheck disable=SC2086
+expect 1 "nan/t2.nii: 1 voxels are NaN|thin/t2.nii: dim is 48|2 left out" bmvp prepare --data lone --out alone $template --strip --to reference --threads 1
+check "no template, no folder" test ! -e no_folder
 if [ -e /usr/share/mricron/templates/ch2.nii.gz ]; then skip "the line that names mricron-data: it is there"
 else expect 1 "apt-get install mricron-data" bmvp prepare --data heads --out no --template auto --strip
 fi

@@ -76,11 +76,11 @@ check "the rate at half, three quarters" test "$(column rate lr | cut -d' ' -f5,
 # ---- --resume alone goes on as the run was started -----------------------------------------------------------------------------------
 
 expect 0 "done" train once --batch 2 --steps 6
-expect 0 "stopped after step 2 of 6; go on with: bmvp pretrain --data prepared --out twice --resume" train twice --batch 2 --steps 6 --stop-after 2
+expect 0 "stopped after step 2 of 6; go on with: bmvp pretrain --out twice --resume" train twice --batch 2 --steps 6 --stop-after 2
 (cd / && goes_on pretrain "$T/twice" >/dev/null 2>&1)
 same once/checkpoint.safetensors twice/checkpoint.safetensors
 expect 0 "done" tune tuned --batch 2 --steps 6 --validate-every 2 --set update_every=2 --modalities t2
-expect 0 "stopped after step 2 of 6; go on with: bmvp finetune --data prepared --out taken --resume" tune taken --batch 2 --steps 6 --validate-every 2 --set update_every=2 --modalities t2 --stop-after 1
+expect 0 "stopped after step 2 of 6; go on with: bmvp finetune --out taken --resume" tune taken --batch 2 --steps 6 --validate-every 2 --set update_every=2 --modalities t2 --stop-after 1
 expect 0 "segmentation that goes on in taken|modalities t2|done" goes_on finetune taken
 silent_about changed
 for file in checkpoint.safetensors best.safetensors; do same tuned/$file taken/$file; done
@@ -331,14 +331,31 @@ cp phantoms/case_0002/t2.nii.gz single/c2
 expect 0 "case 'c2' is made again" bmvp prepare --data single --out singles --spacing 0
 # shellcheck disable=SC2086 # words wanted
 expect 0 "modality contrast (cl) is not possible: it compares cases, and only one has two modalities" bmvp pretrain --data singles --preset fast $tiny --batch 2 --steps 1 --out few
+cp phantoms/case_0003/t2.nii.gz single/c3
+expect 0 "case 'c3' is made again" bmvp prepare --data single --out singles --spacing 0
+# two of four cases are pairs: of the six batches of two, one has both
+# shellcheck disable=SC2086 # words wanted
+expect 0 "modality contrast (cl) has no negatives in 83 % of the batches: fewer than two of their 2 cases have two modalities" \
+    bmvp pretrain --data singles --preset fast $tiny --batch 2 --steps 1 --out lonely
 expect 0 "validate 4 of 4 cases are trained on, too" tune seen --batch 2 --steps 1
 expect 0 "0 to validate" bmvp split --data prepared --out none.json --ratio 3:0:1
 # shellcheck disable=SC2086 # words wanted
 expect 0 "validate no case to validate" bmvp finetune --data prepared --fill zero --allow-absent --split none.json $tiny --batch 2 --steps 1 --out unseen
 printf '{"train": ["case_0001", "case_0002"], "val": ["case_0003"], "test": []}' >three.json
 # shellcheck disable=SC2086 # words wanted
-expect 0 "split    1 cases are in no part of it and not used: case_0004" bmvp finetune --data prepared --fill zero --split three.json $tiny \
+expect 0 "step 1/1  validation: Dice |split    1 cases are in no part of it and not used: case_0004" bmvp finetune --data prepared --fill zero --split three.json $tiny \
     --batch 2 --steps 1 --out three
+# a split without fractions gets them
+# shellcheck disable=SC2086 # words wanted
+expect 0 "1 cases to train" bmvp finetune --data prepared --fill zero --allow-absent --split three.json --fraction 20 $tiny --batch 1 --steps 1 --out drawn
+check "fractions are kept" sh -c 'tr -d "\n " <drawn/split.json | grep -q "\"20\":\[\"case_000[12]\"\],\"40\":\[\"case_000[12]\"\],\"60\":\[\"case_000[12]\",\"case_000[12]\"\]"'
+# templates that no case can need are not asked for; the run says that there are none
+# shellcheck disable=SC2086 # words wanted
+expect 0 "4 cases" bmvp prepare --data phantoms --out wide --spacing 6
+# shellcheck disable=SC2086 # words wanted
+expect 1 "its templates do not fit|--spacing 0|--set copies=0" bmvp finetune --data wide --init six/checkpoint.safetensors --preset fast --set copies=1 --allow-absent --crop 16 --batch 1 --steps 1 --out wide_run
+# shellcheck disable=SC2086 # words wanted
+expect 0 "fill     by zeros (--fill zero), which no case here needs: |done" bmvp finetune --data wide --init six/checkpoint.safetensors --preset fast --set copies=0 --allow-absent --crop 16 --batch 1 --steps 1 --out wide_run
 gzip -dc phantoms/case_0003/seg.nii.gz >map.nii
 mkdir healthy && cp -r phantoms/case_0001 phantoms/case_0002 phantoms/case_0003 healthy
 { head -c 352 map.nii; head -c $(($(bytes map.nii) - 352)) /dev/zero; } | gzip -n >healthy/case_0003/seg.nii.gz

@@ -45,6 +45,8 @@ init=pre/checkpoint.safetensors
 
 for command in finetune predict; do expect 0 "usage: bmvp $command" bmvp $command --help; done
 expect 0 "from scratch|3 cases to train, 1 to validate, modalities flair t1 t1c t2|labels   phantom: WT (|done: zero/best.safetensors" scratch zero --steps 2
+expect 0 "validation: Dice |stopped after step 3 of 8" scratch seen --steps 8 --validate-every 2 --stop-after 3
+check "the page shows what the validation saw" grep -q "The network is that of step 2" seen/report.html
 for file in best.safetensors checkpoint.safetensors split.json log.jsonl report.html; do check "zero/$file" test -s zero/$file; done
 check "a line a step" test "$(wc -l <zero/log.jsonl)" -eq 2
 for field in step epoch loss loss_dice loss_ce loss_consistency grad_norm lr val_dice val_dice_WT; do
@@ -84,7 +86,7 @@ same run/checkpoint.safetensors killed/checkpoint.safetensors
 same run/best.safetensors killed/best.safetensors
 check "the log has each step once" test "$(wc -l <killed/log.jsonl)" -eq 8
 clean killed
-expect 0 "stopped after step 3 of 8; go on with: bmvp finetune --data prepared --out stopped --resume" tune stopped --init $init --steps 8 --stop-after 3
+expect 0 "stopped after step 3 of 8; go on with: bmvp finetune --out stopped --resume" tune stopped --init $init --steps 8 --stop-after 3
 expect 0 "done" bmvp finetune --data prepared --out stopped --resume --steps 8 --threads 1
 same run/checkpoint.safetensors stopped/checkpoint.safetensors
 

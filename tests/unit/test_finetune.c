@@ -312,6 +312,11 @@ static void test_init(void)
     bmvp_ft_set_fill(s.f, 1);
     CHECK(bmvp_ft_init(s.f, path, 1, &what, &err) == BMVP_OK && what.n[BMVP_ADOPT_ADAPTED] == 2 &&
           what.n[BMVP_ADOPT_TAKEN] > 100);
+    bmvp_ssl_template(pre, 0)->x[7] = (float)HUGE_VAL; /* of a run that diverged */
+    CHECK(bmvp_ssl_save(pre, path, NULL, &err) == BMVP_OK);
+    bmvp_ft_set_fill(s.f, 0);
+    CHECK(bmvp_ft_init(s.f, path, 1, &what, &err) == BMVP_E_FORMAT);
+    CHECK_HOLDS(err.message, "tensor 'rep_template', the template of flair, holds inf");
     bmvp_ssl_destroy(pre);
     bmvp_destroy(c);
     stop(&s);

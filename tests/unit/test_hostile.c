@@ -392,6 +392,51 @@ static void test_two_stems(void)
     bmvp_destroy(c);
 }
 
+/* Weights and statistics of a run that diverged are refused by the tensor's name, wherever the number is and whoever
+   reads them. */
+static void test_diverged(void)
+{
+    static const struct { const char *name, *told; double value; } bad[4] = {
+        { "weight", "nan: the run that wrote it", 0 }, { "bias", "holds -inf: the run", -HUGE_VAL },
+        { "running_mean", "holds inf: the run", HUGE_VAL }, { "running_var", "holds -1: the run", -1 } };
+    bmvp_ctx *c = bmvp_create(NULL, NULL);
+    bmvp_net_config k;
+    bmvp_state_part part;
+    bmvp_error err;
+    bmvp_net *net;
+    int i, e = 0;
+    memset(&part, 0, sizeof part);
+    CHECK(bmvp_net_preset("uniformer_tiny", &k));
+    net = bmvp_net_create(c, &k);
+    bmvp_net_init(net, 3);
+    part.c = c, part.list = bmvp_net_state(net);
+    for (i = 0; i < 4; ++i) {
+        const bmvp_state *s;
+        bmvp_ckpt_writer *w;
+        bmvp_ckpt *f = NULL;
+        float *x, was;
+        while (e < part.list->n && !strstr(part.list->item[e].name, bad[i].name)) ++e;
+        if (!CHECK(e < part.list->n)) break;
+        s = &part.list->item[e];
+        x = &s->t->x[i ? s->t->numel - 1 : 0], was = *x;
+        *x = (float)(i ? bad[i].value : HUGE_VAL - HUGE_VAL);
+        CHECK(bmvp_ckpt_writer_begin(place("st"), BMVP_CKPT_SAFETENSORS, NULL, &w, &err) == BMVP_OK);
+        CHECK(!bmvp_state_declare(w, "state_dict", &part, &err) && !bmvp_state_data(w, &part, &err));
+        CHECK(bmvp_ckpt_writer_finish(w, &err) == BMVP_OK && bmvp_ckpt_open(place("st"), NULL, &f, &err) == BMVP_OK);
+        CHECK(bmvp_state_load(f, "state_dict", &part, &err) == BMVP_E_FORMAT);
+        CHECK_HOLDS(err.message, s->name);
+        CHECK_HOLDS(err.message, bad[i].told);
+        memset(err.message, 0, sizeof err.message);
+        CHECK(bmvp_net_adopt(net, f, 1, NULL, &err) == BMVP_E_FORMAT);
+        CHECK_HOLDS(err.message, "has diverged");
+        bmvp_ckpt_close(f);
+        *x = was;
+    }
+    unlink(place("st"));
+    bmvp_net_destroy(net);
+    bmvp_destroy(c);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const left[] = { "all.pt", "all.safetensors" };
@@ -410,6 +455,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_pickle_fuzz);
     CHECK_RUN(test_hostile_safetensors);
     CHECK_RUN(test_two_stems);
+    CHECK_RUN(test_diverged);
     files_end(left, sizeof left / sizeof *left);
     return check_end();
 }

@@ -714,6 +714,75 @@ static void test_nothing_left(void) {
     CHECK(rmdir(folder) == 0);
 }
 
+/* Lengths in another unit than xyzt_units says: no voxel of a scan is smaller than 0.01 mm or larger than 100. */
+static void test_wrong_units(void) {
+    static const struct { int unit; double voxel; const char *says; } rows[] = {
+        {1, 1, "wrong_unit.nii: xyzt_units is 1 (metre) and pixdim[1] 1: voxels of 1000 mm"},
+        {1, 0.2, "voxels of 200 mm"}, {1, 1e-6, "voxels of 0.001 mm"}, {3, 1, "xyzt_units is 3 (micron)"},
+        {3, 9, "voxels of 0.009 mm"}, {3, 1e6, "voxels of 1000 mm"}, {1, 0.001, NULL}, {3, 40, NULL}, {1, 0.09, NULL},
+    };
+    const int64_t dim[3] = {5, 4, 3};
+    bmvp_nii_image im;
+    bmvp_nii_volume v;
+    size_t i;
+    int a;
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        double affine[16] = {0};
+        for (a = 0; a < 3; a++) affine[5 * a] = rows[i].voxel;
+        affine[15] = 1;
+        bmvp_nii_create(&im, BMVP_NII_UINT8, 3, dim, affine, NULL, &err);
+        im.xyzt_units = rows[i].unit;
+        CHECK_OK(bmvp_nii_write(in_folder("wrong_unit.nii"), &im, NULL, &err));
+        bmvp_nii_image_free(&im);
+        if (rows[i].says)
+            CHECK_FAILS(bmvp_nii_read_volume(&v, in_folder("wrong_unit.nii"), NULL, NULL, &err), E_FORMAT,
+                        rows[i].says);
+        else CHECK_OK(bmvp_nii_read_volume(&v, in_folder("wrong_unit.nii"), NULL, NULL, &err));
+        bmvp_nii_volume_free(&v);
+        remove(in_folder("wrong_unit.nii"));
+    }
+}
+
+/* Two valid matrices that say different places: how far apart, in mm, and whether reading keeps that. */
+static void test_forms_apart(void) {
+    static const struct { int at; double add; int qcode, scode, unit; double apart, kept; } rows[] = {
+        {3, 0, 1, 1, 2, 0, 0},     {3, 25, 1, 1, 2, 25, 25},   {7, -40, 1, 4, 2, 40, 40}, /* moved */
+        {3, 1.5, 1, 1, 2, 1.5, 0},                                          /* within the longest edge of a voxel */
+        {0, -2, 2, 1, 2, 58, 58},                                           /* left is right, of 29 steps */
+        {3, 25, 0, 1, 2, 0, 0},    {3, 25, 1, 0, 2, 0, 0},                  /* one matrix alone */
+        {3, 0.025, 1, 2, 1, 25, 25},                                        /* metres */
+    };
+    const int64_t dim[3] = {30, 40, 20};
+    bmvp_nii_image im;
+    bmvp_nii_volume v;
+    size_t i;
+    int k;
+    for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const double unit = rows[i].unit == 1 ? 0.001 : 1;
+        double affine[16] = {unit, 0, 0, 0, 0, unit, 0, 0, 0, 0, 2 * unit, 0, 0, 0, 0, 1};
+        bmvp_nii_create(&im, BMVP_NII_FLOAT32, 3, dim, affine, NULL, &err);
+        im.xyzt_units = rows[i].unit;
+        im.srow[rows[i].at] += rows[i].add;
+        im.qform_code = rows[i].qcode, im.sform_code = rows[i].scode;
+        CHECK_OK(bmvp_nii_write(in_folder("forms.nii"), &im, NULL, &err));
+        bmvp_nii_image_free(&im);
+        if (!CHECK_OK(bmvp_nii_read_header(&im, in_folder("forms.nii"), NULL, &err))) continue;
+        check_report(fabs(bmvp_nii_forms_apart(&im) - rows[i].apart) < 1e-4, __FILE__, __LINE__, "row %d: %g mm apart",
+                     (int)i, bmvp_nii_forms_apart(&im));
+        bmvp_nii_image_free(&im);
+        for (k = 0; k < 2; k++) {
+            bmvp_nii_load how;
+            memset(&how, 0, sizeof how);
+            how.axcodes = k ? "LPS" : NULL;
+            if (!CHECK_OK(bmvp_nii_read_volume(&v, in_folder("forms.nii"), &how, NULL, &err))) continue;
+            check_report(fabs(v.forms_apart - rows[i].kept) < 1e-4 && !v.by_qform, __FILE__, __LINE__,
+                         "row %d: %g mm kept", (int)i, v.forms_apart);
+            bmvp_nii_volume_free(&v);
+        }
+        remove(in_folder("forms.nii"));
+    }
+}
+
 int main(int argc, char **argv) {
     check_begin(argc, argv);
     strcpy(folder, "/tmp/bmvp_test_nifti_XXXXXX");
@@ -743,6 +812,8 @@ int main(int argc, char **argv) {
     CHECK_RUN(test_limit);
     CHECK_RUN(test_long_names);
     CHECK_RUN(test_texts);
+    CHECK_RUN(test_wrong_units);
+    CHECK_RUN(test_forms_apart);
     CHECK_RUN(test_nothing_left);
     if (check_all.only != NULL) {
         remove_folder();

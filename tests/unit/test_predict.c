@@ -367,8 +367,13 @@ static void test_refusals_of_images(void)
     CHECK(bmvp_nii_from_volume(&v, &t1, BMVP_NII_FLOAT32, 1, 0, NULL, NULL, NULL) == BMVP_OK);
     memset(&k[0], 0, sizeof k[0]);
     k[0].modality = "t1", k[0].image = &v;
+    v.qoffset[1] += 9; /* a qform that says another place */
+    CHECK(bmvp_predict(p, k, 1, &o, &out, &err) == BMVP_OK && out.apart == out.given);
+    CHECK(fabs(out.forms_apart - 9) < 1e-3);
+    bmvp_prediction_free(&out);
+    v.qoffset[1] -= 9;
     bmvp_prepared_mark(v.descrip, &how);
-    CHECK(bmvp_predict(p, k, 1, &o, &out, &err) == BMVP_OK);
+    CHECK(bmvp_predict(p, k, 1, &o, &out, &err) == BMVP_OK && !out.apart);
     bmvp_prediction_free(&out);
     how.percentile_high = 95;
     bmvp_prepared_mark(v.descrip, &how);
@@ -459,6 +464,52 @@ static void test_doubts(void)
     CHECK(bmvp_prepare_images(&p, &job, &err) == BMVP_E_FORMAT);
     CHECK_HOLDS(err.message, "looks like a label map");
     bmvp_nii_image_free(&im);
+    bmvp_nii_volume_free(&t1);
+}
+
+/* An image whose sform and qform are far apart is said; voxels that no head has are refused with any spacing. */
+static void test_geometry(void)
+{
+    static const struct {
+        double mm, spacing, moved; /* edge of a voxel; mm between the two */
+        const char *says;
+    } rows[] = {
+        { 1, 0, 0, NULL },     { 1, 1, 30, NULL },      { 0.1, 0, 0, NULL },
+        { 0.1, 1, 0, "t1: 20x20x20 voxels of 0.1 x 0.1 x 0.1 mm would become 8 of 1 mm: is pixdim in the unit" },
+        { 0.15, 1, 0, "voxels of 0.15 x" }, { 0.3, 1, 0, NULL },
+        { 0.001, 0, 0, "voxels of 0.001 x 0.001 x 0.001 mm: is pixdim in the unit of xyzt_units?" },
+        { 1000, 0, 0, "voxels of 1000 x" }, { 0.004, 0, 0, "voxels of 0.004 x" }, { 1, 6, 0, NULL },
+    };
+    bmvp_nii_volume t1 = head(0);
+    bmvp_image k;
+    bmvp_preparation how = bmvp_preparation_default();
+    bmvp_prepared_images p;
+    bmvp_prepare_job job;
+    bmvp_nii_image im;
+    bmvp_error err;
+    size_t i;
+    int a;
+    memset(&job, 0, sizeof job);
+    memset(&k, 0, sizeof k);
+    k.modality = "t1", k.image = &im;
+    job.image = &k, job.n = 1, job.how = &how;
+    for (a = 0; a < 12; ++a) t1.affine[a] = a % 5 == 0;
+    for (i = 0; i < sizeof rows / sizeof *rows; ++i) {
+        for (a = 0; a < 3; ++a) t1.affine[5 * a] = rows[i].mm;
+        CHECK(!bmvp_nii_from_volume(&im, &t1, BMVP_NII_FLOAT32, 1, 0, NULL, NULL, NULL));
+        im.qoffset[0] += rows[i].moved;
+        how.spacing = rows[i].spacing;
+        if (rows[i].says) {
+            CHECK(bmvp_prepare_images(&p, &job, &err) == BMVP_E_FORMAT);
+            CHECK_HOLDS(err.message, rows[i].says);
+        } else {
+            check_report(bmvp_prepare_images(&p, &job, &err) == BMVP_OK, __FILE__, __LINE__, "row %d: %s", (int)i,
+                         err.message);
+            CHECK(fabs(p.forms_apart[bmvp_modality_find("t1")] - rows[i].moved) < 1e-3 && p.forms_apart[0] <= 0);
+        }
+        bmvp_prepared_images_free(&p);
+        bmvp_nii_image_free(&im);
+    }
     bmvp_nii_volume_free(&t1);
 }
 
@@ -797,6 +848,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_refusals_of_images);
     CHECK_RUN(test_label_files);
     CHECK_RUN(test_doubts);
+    CHECK_RUN(test_geometry);
     CHECK_RUN(test_preparation);
     CHECK_RUN(test_allocations);
     CHECK_RUN(test_cancel);

@@ -334,8 +334,8 @@ static void test_brain_mask(void)
         if (CHECK_OK(bmvp_nii_brain_mask(&mask, v, 2, &tmpl, &brain, NULL, &report, &err))) {
             check_report(dice(&mask, &truth) >= 0.97, __FILE__, __LINE__, "case %d: Dice %.4f, %.2f l, kept %.3f, "
                          "edge %.2f", (int)i, dice(&mask, &truth), report.litres, report.kept, report.edge);
-            CHECK(!report.doubtful && report.against < 0.3);
-            CHECK((report.edge > 0.01) == (rows[i].cut > 0));
+            CHECK(report.doubtful == (rows[i].cut > 0) && report.against < 0.3);
+            CHECK((report.edge > 0.05) == (rows[i].cut > 0));
             if (getenv("REGISTER_VERBOSE"))
                 printf("case %d: Dice %.4f, %.2f l, kept %.3f, edge %.3f, stretch %.2f %.2f\n", (int)i,
                        dice(&mask, &truth), report.litres, report.kept, report.edge, report.stretch[0],
@@ -404,6 +404,8 @@ static void test_doubts(void)
     CHECK(strstr(text, "0.50") && strstr(text, "2.50 litres") && strstr(text, "0.75 of it"));
     CHECK(bmvp_nii_brain_doubts(&r, NULL, 0) == 3);
     CHECK(bmvp_nii_brain_doubts(&r, text, 8) == 3 && strlen(text) == 7);
+    r.edge = 0.06;
+    CHECK(bmvp_nii_brain_doubts(&r, text, sizeof text) == 4 && strstr(text, "0.06 of its surface"));
 }
 
 /* Holes are filled; what comes from outside over two faces of the grid, a corner that the mask cuts off, is none. */
@@ -425,56 +427,6 @@ static void test_holes(void)
     CHECK(v.data[(1 * 12 + 8) * 12 + 8] > 0 && v.data[(0 * 12 + 8) * 12 + 4] > 0);
     CHECK(!(v.data[11 * 12 + 11] > 0) && !(v.data[0] > 0) && v.data[8] > 0);
     bmvp_nii_volume_free(&v);
-}
-
-/* A head's brain by Colin27 against the publishers', which their matrix carries to each image. */
-static void test_real_brains(void)
-{
-    static const char *const names[3] = { "FLAIR", "T1W", "T2W" };
-    const char *data = getenv("BMVP_DATA");
-    bmvp_nii_volume tmpl, brain, v, truth, common, mask;
-    double to_flair[16], to_common[16], way[16];
-    char path[4096];
-    int64_t k;
-    int i;
-    memset(&tmpl, 0, sizeof tmpl);
-    memset(&brain, 0, sizeof brain);
-    memset(&common, 0, sizeof common);
-    if (data) snprintf(path, sizeof path, "%s/data/raw/openms_raw_01/brainmask_common_space.nii.gz", data);
-    if (!data || bmvp_nii_read_volume(&common, path, NULL, NULL, &err) != BMVP_OK ||
-        bmvp_nii_read_volume(&tmpl, "/usr/share/mricron/templates/ch2.nii.gz", NULL, NULL, &err) != BMVP_OK ||
-        bmvp_nii_read_volume(&brain, "/usr/share/mricron/templates/ch2bet.nii.gz", NULL, NULL, &err) != BMVP_OK) {
-        check_skip("no heads below BMVP_DATA/data/raw, or no mricron-data");
-    } else {
-        snprintf(path, sizeof path, "%s/data/raw/openms_raw_01/study1_FLAIR_to_common_space.txt", data);
-        CHECK_OK(bmvp_nii_matrix_read(to_common, path, &err));
-        CHECK_OK(bmvp_nii_distance(&v, &brain, &err));      /* the rim that ch2bet lacks: see atlas.c */
-        for (k = 0; k < brain.dim[0] * brain.dim[1] * brain.dim[2]; ++k) brain.data[k] = v.data[k] < 2;
-        bmvp_nii_volume_free(&v);
-        for (i = 0; i < 3; ++i) {
-            bmvp_nii_brain_report report;
-            bmvpi_nii_identity(to_flair);
-            snprintf(path, sizeof path, "%s/data/raw/openms_raw_01/study1_%s_to_FLAIR.txt", data, names[i]);
-            if (i > 0) CHECK_OK(bmvp_nii_matrix_read(to_flair, path, &err));
-            snprintf(path, sizeof path, "%s/data/raw/openms_raw_01/study1_%s.nii.gz", data, names[i]);
-            CHECK_OK(bmvp_nii_read_volume(&v, path, NULL, NULL, &err));
-            bmvpi_nii_matmul(way, to_flair, to_common);     /* common -> FLAIR -> this */
-            CHECK_OK(bmvp_nii_affine_inverse(way, way, &err));
-            CHECK_OK(bmvp_nii_resample_to(&truth, &common, &v, way, BMVP_NII_NEAREST, 0, &err));
-            CHECK_OK(bmvp_nii_brain_mask(&mask, &v, 1, &tmpl, &brain, NULL, &report, &err));
-            check_report(dice(&mask, &truth) >= 0.94, __FILE__, __LINE__, "%s: Dice %.4f, %.2f l, NMI %.4f, kept %.3f",
-                         names[i], dice(&mask, &truth), report.litres, report.nmi, report.kept);
-            if (getenv("REGISTER_VERBOSE"))
-                printf("%s: Dice %.4f, %.2f l, NMI %.4f, kept %.3f, against %.2f, edge %.3f\n", names[i],
-                       dice(&mask, &truth), report.litres, report.nmi, report.kept, report.against, report.edge);
-            bmvp_nii_volume_free(&mask);
-            bmvp_nii_volume_free(&truth);
-            bmvp_nii_volume_free(&v);
-        }
-    }
-    bmvp_nii_volume_free(&tmpl);
-    bmvp_nii_volume_free(&brain);
-    bmvp_nii_volume_free(&common);
 }
 
 /* ---- the same bits with threads ---------------------------------------------------------------------------------- */
@@ -884,7 +836,6 @@ int main(int argc, char **argv)
     CHECK_RUN(test_deformation);
     CHECK_RUN(test_doubts);
     CHECK_RUN(test_holes);
-    CHECK_RUN(test_real_brains);
     CHECK_RUN(test_real_heads);
     return check_end();
 }

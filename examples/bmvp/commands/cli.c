@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L    /* isatty, clock_gettime */
 #endif
 #include "cli.h"
+#include "data/files.h"
 
 #include <errno.h>
 #include <math.h>
@@ -461,15 +462,20 @@ void cli_status(cli_progress *p, int final, const char *format, ...)
     va_list args;
     cli_begin(p);
     every = p->tty ? 0.1 : 10.0;
-    if (!final && now - p->last < every) return;
+    if (final <= 0 && now - p->last < every && !(final < 0 && p->tty)) return;
     p->last = now;
     if (p->tty) fputs("\r", stderr);
     va_start(args, format);
     vfprintf(stderr, format, args);
     va_end(args);
     if (p->tty) fputs("\033[K", stderr);
-    if (final || !p->tty) fputs("\n", stderr);
+    if (final > 0 || !p->tty) fputs("\n", stderr);
     fflush(stderr);
+}
+
+void cli_status_end(cli_progress *p)
+{
+    if (p->begun && p->tty) fputs("\r\033[K", stderr);
 }
 
 int cli_fail(int code, const char *command, const char *format, ...)
@@ -477,7 +483,7 @@ int cli_fail(int code, const char *command, const char *format, ...)
     char text[4096];
     va_list args;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    text_say(text, sizeof text, format, args);
     va_end(args);
     /* whoever fails says why, unless there was no memory to say it with */
     fprintf(stderr, "bmvp %s: %s\n", command, *text ? text : "out of memory");

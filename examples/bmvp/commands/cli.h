@@ -88,11 +88,12 @@ typedef struct cli_progress {
     int begun, tty;
 } cli_progress;
 
-/* final = 1 always shows the line and ends it. */
+/* final 1: always shows the line and ends it; -1: on a terminal shows it at once, and the next one takes its place. */
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
 void cli_status(cli_progress *p, int final, const char *format, ...);
+void cli_status_end(cli_progress *p);     /* on a terminal takes away the line that stands there */
 double cli_elapsed(cli_progress *p);      /* seconds since the first call with p */
 
 /* Prints "bmvp COMMAND: message" on stderr and returns `code`, so that `return cli_fail(...)` reads well. */

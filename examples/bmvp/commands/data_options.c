@@ -48,7 +48,7 @@ static void print_file(const data_case *k, const char *as, const char *file, int
     char shown[1024];
     snprintf(shown, sizeof shown, "%s", file);
     (void)text_clean(shown, '?');
-    say(stdout, "%s\t%s\t", k->id, data_patient(k));
+    printf("%s\t%s\t", k->id, data_patient(k));
     if (k->class_index >= 0) printf("%lld", (long long)k->class_index);
     printf("\t%s", data_part_name[k->part]);
     if (k->fold >= 0) printf("%sfold:%lld", k->part ? " " : "", (long long)k->fold);
@@ -69,7 +69,8 @@ void data_print_table(const dataset *d)
         if (k->label) print_file(k, "label", k->label, -1);
     }
     for (i = 0; i < d->n_notes; ++i)
-        printf("%s\t\t\t\tleft out\t%s%s%s\n", d->note[i].id ? d->note[i].id : "",
+        printf("%s\t\t\t\t%s\t%s%s%s\n", d->note[i].id ? d->note[i].id : "",
+               d->note[i].used ? "doubtful" : "left out",
                d->note[i].file ? d->note[i].file : "", d->note[i].file ? ": " : "",
                d->note[i].why ? d->note[i].why : "");
 }

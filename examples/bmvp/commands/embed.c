@@ -144,7 +144,7 @@ static bmvp_status embed_volume(job *j, const bmvp_nii_volume *v, const char *na
     for (a = 0; a < 3; ++a) at[a] = (n[a] - j->crop) / 2;
     if (!st && j->maps) st = run_window(j, v, at, NULL, name);
     free(sum);
-    if (!st) printf("%s: %lld windows\n", name, (long long)count);
+    if (!st) say(stdout, "%s: %lld windows\n", name, (long long)count);
     return st;
 }
 

@@ -194,7 +194,7 @@ static void evaluate_task(void *arg, int64_t i, int worker)
     free(path);
     pthread_mutex_lock(&j->lock);
     ++j->n_seen;
-    if (err.status) fprintf(stderr, "\nbmvp evaluate: left out: %s\n", err.message);
+    if (err.status) say(stderr, "\nbmvp evaluate: left out: %s\n", err.message);
     cli_status(&j->progress, j->n_seen == e->n, "%lld of %lld cases", (long long)j->n_seen, (long long)e->n);
     pthread_mutex_unlock(&j->lock);
 }
@@ -335,7 +335,7 @@ static bmvp_status read_classes(evaluation *e, bmvp_error *err)
         if (one) {
             o->state = one == BMVP_E_IO ? CASE_MISSING : CASE_FAILED;
             o->why = text_copy(inner.message);
-            fprintf(stderr, "bmvp evaluate: left out: %s\n", inner.message);
+            say(stderr, "bmvp evaluate: left out: %s\n", inner.message);
             continue;
         }
         o->probability = to;

@@ -6,6 +6,7 @@
 #include "device.h"
 #include "learnable.h"
 #include "resume.h"
+#include "templates.h"
 #include "train.h"
 #include "weights.h"
 #include "data/files.h"
@@ -42,6 +43,7 @@ typedef struct session { /* what one call of the command holds */
     char *kept; /* what the checkpoint keeps of the command line */
     int64_t val_steps, scored; /* scored: step + 1 of `score` */
     validation_score score;
+    validation_maps maps; /* for the report */
     double best; /* validation so far, NaN: none */
     int foreign; /* --init is a state dict of another program */
     int pending; /* a validation was interrupted: the checkpoint says so, and the next session does it first */
@@ -198,34 +200,6 @@ static void print_configuration(const session *s)
 
 /* >>start ---------------------------------------------------------------------------------------------------------- */
 
-static double spacing_of(const char *preparation)
-{
-    bmvp_json_doc *doc = NULL;
-    double mm = NAN;
-    if (preparation && *preparation &&
-        bmvp_json_parse(preparation, strlen(preparation), "preparation", NULL, &doc, NULL) == BMVP_OK)
-        mm = bmvp_json_double(bmvp_json_get(bmvp_json_root(doc), "spacing"), NAN);
-    bmvp_json_free(doc);
-    return mm;
-}
-
-/* Templates only fit data of the same voxel size. */
-static bmvp_status check_spacing(session *s)
-{
-    bmvp_ckpt *f = NULL;
-    bmvp_status st = bmvp_ckpt_open(s->o.init, NULL, &f, &s->err);
-    const bmvp_ckpt_meta *m = st ? NULL : bmvp_ckpt_find_meta(f, "", "preparation");
-    const double theirs = spacing_of(m ? m->value : NULL), ours = spacing_of(s->preparation);
-    if (!st && s->cfg.fill == 0 && fabs(theirs - ours) > 1e-6)
-        st = bmvp_error_set(
-            &s->err, BMVP_E_ARG,
-            "%s was trained on voxels of %g mm, %s has %g mm: its templates do not fit; prepare the data with "
-            "--spacing %g",
-            s->o.init, theirs, s->data.all.data.path, ours, theirs);
-    bmvp_ckpt_close(f);
-    return st;
-}
-
 static void print_adoption(session *s, const bmvp_net_adoption *a)
 {
     static const char *const word[3] = { "taken", "adapted", "fresh" };
@@ -245,8 +219,7 @@ static bmvp_status init_weights(session *s)
     bmvp_status st;
     memset(&a, 0, sizeof a);
     a.how = (unsigned char *)calloc((size_t)bmvp_net_state(bmvp_ft_net(s->ft))->n, 1);
-    st = check_spacing(s);
-    if (!st) st = bmvp_ft_init(s->ft, s->o.init, s->o.stem == 0, &a, &s->err);
+    st = bmvp_ft_init(s->ft, s->o.init, s->o.stem == 0, &a, &s->err);
     if (!st) run_say_group_of(s->o.init);
     if (!st) print_adoption(s, &a);
     free(a.how);
@@ -295,24 +268,24 @@ static bmvp_status plan_memory(session *s, bmvp_config *k, const int64_t grid[3]
               : BMVP_OK;
 }
 
-/* Grid of the templates: of the run that goes on or of --init; 0: there are none. */
+/* Grid of the templates: of the run that goes on or of --init; 0: there are none. Templates that do not fit are an
+   error only where one could be looked at; else missing modalities are zeros from here on. */
 static bmvp_status template_grid(session *s, int64_t grid[3])
 {
-    bmvp_status st = BMVP_OK;
-    bmvp_ft_info fine;
-    bmvp_ssl_info pre;
-    bmvp_error other;
+    char why[400];
+    bmvp_status st;
     memcpy(grid, s->run.grid, sizeof s->run.grid);
     if (s->o.resume || !s->o.init || s->cfg.fill != 0) return BMVP_OK;
-    if (bmvp_ft_inspect(s->o.init, &fine, &other) == BMVP_OK) memcpy(grid, fine.grid, sizeof fine.grid);
-    else if ((st = bmvp_ssl_inspect(s->o.init, &pre, &s->err)) == BMVP_OK) memcpy(grid, pre.grid, sizeof pre.grid);
-    if (!st && grid[0] == 0 && s->cfg.copies)
-        st = bmvp_error_set(
-            &s->err, BMVP_E_ARG,
-            "%s holds no templates: --fill zero drops modalities instead, --set copies=0 trains on the cases "
-            "as they are",
-            s->o.init);
-    return st;
+    st = templates_look(s->o.init, &s->data, s->preparation, grid, why, sizeof why, &s->err);
+    if (st || !why[0]) return st;
+    if (templates_used(&s->data, &s->cfg))
+        return bmvp_error_set(&s->err, BMVP_E_ARG,
+                              "%s: --fill zero drops modalities instead, --set copies=0 trains on the cases as they "
+                              "are", why);
+    if (ranks_lead(&s->ranks)) printf("fill     by zeros (--fill zero), which no case here needs: %s\n", why);
+    memset(grid, 0, 3 * sizeof *grid);
+    s->cfg.fill = 1;
+    return BMVP_OK;
 }
 
 static bmvp_status save_split(session *s)
@@ -384,17 +357,38 @@ static bmvp_status save(session *s, const char *name, int train)
 
 static bmvp_status save_all(void *user) { return save((session *)user, "checkpoint.safetensors", 1); }
 
+static void say_score(session *s)
+{
+    const bmvp_labels *l = &s->data.all.data.labels;
+    char text[BMVP_MAX_REGIONS * (BMVP_LABEL_NAME + 8)] = "";
+    size_t at = 0;
+    int i;
+    for (i = 0; s->data.segment && i < l->n && at < sizeof text; ++i) {
+        const double dice = s->score.region[i];
+        at += (size_t)snprintf(text + at, sizeof text - at, dice == dice ? "  %s %.3f" : "  %s in no case",
+                               l->region[i], dice);
+    }
+    if (!s->data.segment) snprintf(text, sizeof text, "  AUC %.3f  accuracy %.3f", s->score.auc, s->score.accuracy);
+    cli_status(&s->loop.progress, 1, "step %lld/%lld  validation: %s %.4f%s", (long long)s->scored,
+               (long long)s->length.total, s->data.segment ? "Dice" : "score", s->score.mean, text);
+}
+
 /* Validates; a better network than any before goes to best.safetensors. One that a signal interrupts is kept for the
    session that goes on. */
 static bmvp_status validate(void *user, int64_t step)
 {
     session *s = (session *)user;
-    bmvp_status st = validation_run(s->ft, &s->data, &s->score, &s->err);
+    bmvp_status st;
+    train_tell(&s->loop, "validation");
+    st = validation_run(s->ft, &s->data, &s->score, &s->maps, &s->err);
+    train_tell(&s->loop, NULL);
     s->pending = st == BMVP_E_CANCELLED && run_interrupted;
     if (s->pending) bmvp_clear_error(s->c);
     if (s->pending) return BMVP_OK;
     s->scored = step + 1;
-    if (st || !(s->score.mean > s->best || s->best != s->best)) return st;
+    if (st) return st;
+    say_score(s);
+    if (!(s->score.mean > s->best || s->best != s->best)) return BMVP_OK;
     s->best = s->score.mean;
     return save(s, "best.safetensors", 0);
 }
@@ -476,16 +470,19 @@ static int finish(session *s)
     const int64_t done = bmvp_ft_steps(s->ft);
     bmvp_status st = BMVP_OK;
     if (!ranks_lead(&s->ranks)) return train_exit_code(&s->loop);
+    train_tell(&s->loop, "writing the checkpoint");
     if (s->loop.trainer->since == 0 && done > s->loop.first) st = save(s, "checkpoint.safetensors", 1);
     /* nothing to choose by: the last one */
     if (!st && done == s->length.total && s->data.n_val == 0) st = save(s, "best.safetensors", 0);
-    if (!st) st = finetune_report(s->ft, &s->data, s->o.out, s->length.total, train_seconds(&s->loop), &s->err);
-    if (st == BMVP_E_CANCELLED && run_interrupted) fprintf(stderr, "\nreport.html is not made anew: interrupted");
+    train_tell(&s->loop, "writing report.html");
+    if (!st)
+        st = finetune_report(s->ft, &s->data, &s->maps, s->o.out, s->length.total, train_seconds(&s->loop), &s->err);
+    train_tell(&s->loop, NULL);
+    if (st == BMVP_E_CANCELLED && run_interrupted) fprintf(stderr, "report.html is not made anew: interrupted\n");
     else if (st) return give_up(s, CLI_FAILED);
     if (done < s->length.total || s->pending) {
-        fprintf(stderr, "\n");
-        printf("stopped after step %lld of %lld; go on with: bmvp finetune --data %s --out %s --resume\n",
-               (long long)done, (long long)s->length.total, s->o.data, s->o.out);
+        printf("stopped after step %lld of %lld; go on with: bmvp finetune --out %s --resume\n", (long long)done,
+               (long long)s->length.total, s->o.out);
         return s->pending ? 128 + (int)run_interrupted : train_exit_code(&s->loop);
     }
     if (s->data.n_val > 0) printf("best validation %s %.4f\n", s->data.segment ? "Dice" : "score", s->best);
@@ -606,7 +603,8 @@ static int run(session *s, cli_option *opt, int n_opt)
     k.backend = s->device;
     k.precision = (bmvp_precision)s->o.precision;
     k.graph = s->o.graph;
-    k.progress = run_stop; /* validation and pictures take long */
+    k.progress = train_progress; /* validation and pictures take long */
+    k.progress_user = &s->loop;
     st = plan_memory(s, &k, grid);
     if (st == BMVP_E_ARG) return give_up(s, CLI_USAGE);
     if (s->o.plan && !st) return CLI_DONE;
@@ -678,6 +676,7 @@ int command_finetune(int argc, char **argv)
     ranks_close(&s->ranks);
     device_close(s->device);
     finetune_data_free(&s->data);
+    validation_maps_free(&s->maps);
     resume_free(&s->past);
     free(s->list);
     free(s->kept);

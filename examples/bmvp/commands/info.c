@@ -4,6 +4,7 @@
 #include "cli.h"
 #include "data_options.h"
 #include "data/dataset.h"
+#include "data/files.h"
 #include "info_volume.h"
 #include "bmvp_nifti.h"
 #include <ctype.h>
@@ -187,10 +188,18 @@ static void describe_dataset(bmvp_jw *w, const dataset *d)
 /* "key  value" lines; lists of plain values on one line; a tensor on one line */
 static void print_node(const bmvp_json *n, int depth);
 
+static void print_text(const char *text, int width)
+{
+    char *shown = text_copy(text);
+    (void)text_clean(shown, '?');
+    printf("%-*s", width, shown ? shown : "");
+    free(shown);
+}
+
 static void print_value(const bmvp_json *n)
 {
     const bmvp_json *m;
-    if (n->type == BMVP_JSON_STRING) printf("%s", n->str);
+    if (n->type == BMVP_JSON_STRING) print_text(n->str, 0);
     else if (n->type == BMVP_JSON_BOOL) printf("%s", n->i ? "yes" : "no");
     else if (n->type == BMVP_JSON_NUMBER && n->is_int) printf("%lld", (long long)n->i);
     else if (n->type == BMVP_JSON_NUMBER) printf("%.6g", n->d);
@@ -203,7 +212,11 @@ static void print_value(const bmvp_json *n)
 static void print_tensor(const bmvp_json *t)
 {
     const char *group = bmvp_json_string(bmvp_json_get(t, "group"), "");
-    printf("  %s%s%s  (", group, group[0] ? "." : "", bmvp_json_string(bmvp_json_get(t, "name"), ""));
+    printf("  ");
+    print_text(group, 0);
+    if (group[0]) printf(".");
+    print_text(bmvp_json_string(bmvp_json_get(t, "name"), ""), 0);
+    printf("  (");
     print_value(bmvp_json_get(t, "shape"));
     printf(")  %s\n", bmvp_json_string(bmvp_json_get(t, "dtype"), ""));
 }
@@ -212,7 +225,9 @@ static void print_tensor(const bmvp_json *t)
 static void print_case(const bmvp_json *k)
 {
     const bmvp_json *m;
-    printf("  %s ", bmvp_json_string(bmvp_json_get(k, "id"), ""));
+    printf("  ");
+    print_text(bmvp_json_string(bmvp_json_get(k, "id"), ""), 0);
+    printf(" ");
     for (m = k->first ? k->first->next : NULL; m; m = m->next) {
         const bmvp_json *v;
         if (strcmp(m->key, "dim") == 0) {
@@ -234,7 +249,9 @@ static void print_node(const bmvp_json *n, int depth)
 {
     const bmvp_json *m, *t;
     for (m = n->first; m; m = m->next) {
-        printf("%*s%-16s ", 2 * depth, "", m->key);
+        printf("%*s", 2 * depth, "");
+        print_text(m->key, 16);
+        printf(" ");
         if (m->type == BMVP_JSON_OBJECT) {
             printf("\n");
             print_node(m, depth + 1);

@@ -2,19 +2,6 @@
 #include "info_volume.h"
 #include <string.h>
 
-/* The farthest that a corner of the volume lies from itself by the two matrices, mm */
-static double forms_apart(const bmvp_nii_image *m)
-{
-    bmvp_nii_volume q, s; /* grids alone */
-    memset(&q, 0, sizeof q);
-    memset(&s, 0, sizeof s);
-    memcpy(q.dim, m->dim, sizeof q.dim);
-    memcpy(s.dim, m->dim, sizeof s.dim);
-    bmvp_nii_qform(q.affine, m);
-    bmvp_nii_sform(s.affine, m);
-    return bmvp_nii_grid_distance(&q, &s);
-}
-
 enum { DISTINCT = 32 };
 
 /* Sorts x into the values seen so far, at most DISTINCT and one more; returns how many there are. */
@@ -111,7 +98,7 @@ void info_volume(bmvp_jw *w, const char *path, const bmvp_nii_image *m)
     bmvp_jw_double(w, "scl_inter", m->scl_inter);
     bmvp_jw_int(w, "qform_code", m->qform_code);
     bmvp_jw_int(w, "sform_code", m->sform_code);
-    if (m->qform_code > 0 && m->sform_code > 0) bmvp_jw_double(w, "qform_to_sform_mm", forms_apart(m));
+    if (m->qform_code > 0 && m->sform_code > 0) bmvp_jw_double(w, "qform_to_sform_mm", bmvp_nii_forms_apart(m));
     bmvp_jw_string(w, "affine_from", source[from >= 1 && from <= 4 ? from : 0]);
     bmvp_jw_array(w, "affine");
     for (i = 0; i < 12; ++i) bmvp_jw_double(w, NULL, affine[i]);

@@ -34,6 +34,29 @@ static const char *no_contrast(const bmvp_ssl_config *k, int64_t pairs, int rank
     return last < k->contrast_from_epoch ? "the run ends before contrast_from_epoch" : NULL;
 }
 
+/* The share of batches that hold fewer than two of `pairs` cases: each of n cases comes once before any comes again. */
+static double lonely_share(int64_t n, int64_t pairs, int batch)
+{
+    double none = 1, one;
+    int i;
+    if (batch > n) batch = (int)n;
+    for (i = 0; i < batch; ++i) none *= (double)(n - pairs - i > 0 ? n - pairs - i : 0) / (double)(n - i);
+    one = (double)batch * (double)pairs / (double)n;
+    for (i = 0; i < batch - 1; ++i) one *= (double)(n - pairs - i > 0 ? n - pairs - i : 0) / (double)(n - 1 - i);
+    return none + one;
+}
+
+/* A batch in which one case has two modalities, or none, has nothing to contrast that case with. */
+static void say_lonely(const bmvp_ssl_config *k, int64_t n, int64_t pairs, int ranks)
+{
+    const int together = k->gather_negatives ? k->batch : (k->batch + ranks - 1) / ranks;
+    const double share = lonely_share(n, pairs, together);
+    if (share >= 0.05)
+        printf("tasks    modality contrast (cl) has no negatives in %.0f %% of the batches: fewer than two of their %d "
+               "cases have two modalities; a larger --batch helps\n",
+               100 * share, together);
+}
+
 static const char *no_reconstruction(const bmvp_ssl_config *k, int64_t pairs, int64_t last)
 {
     if (pairs == 0) return "no case has two modalities";
@@ -51,13 +74,16 @@ bmvp_status learnable_tasks(const prepared_set *p, const bmvp_ssl_config *cfg, i
                             int64_t samples, int say, bmvp_error *err)
 {
     const int64_t pairs = count_pairs(p), last = samples > 0 ? (samples - 1) / p->data.n : 0;
-    int left = say_task("cross-modal reconstruction (cmr)", cfg->weight_cmr, no_reconstruction(cfg, pairs, last), say);
+    int contrast, left;
+    left = say_task("cross-modal reconstruction (cmr)", cfg->weight_cmr, no_reconstruction(cfg, pairs, last), say);
     left += say_task("modality-wise distillation (md)", cfg->weight_md, NULL, say);
-    left += say_task("modality contrast (cl)", cfg->weight_cl, no_contrast(cfg, pairs, ranks, last), say);
+    contrast = say_task("modality contrast (cl)", cfg->weight_cl, no_contrast(cfg, pairs, ranks, last), say);
+    if (contrast && say) say_lonely(cfg, p->data.n, pairs, ranks);
     if (say && cfg->mask_ratio == 0) printf("tasks    mask_ratio is 0: nothing is hidden, to reconstruct is to copy\n");
     if (say) say_rate(cfg, steps);
-    return left ? BMVP_OK
-                : bmvp_error_set(err, BMVP_E_ARG,
+    return left + contrast
+               ? BMVP_OK
+               : bmvp_error_set(err, BMVP_E_ARG,
                                  "nothing can be learned from %s with these settings: of the three tasks those that "
                                  "are on (weight_cmr, weight_md, weight_cl) are not possible",
                                  p->data.path);

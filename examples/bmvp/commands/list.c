@@ -26,7 +26,7 @@ int command_list(int argc, char **argv)
     else st = out ? dataset_save(&d, out, &err) : BMVP_OK;
     if (!st && out)
         printf("%s: %lld cases (%s), %lld left out; %lld files or keys not used\n", out, (long long)d.n, d.layout,
-               (long long)d.n_dropped, (long long)(d.n_notes - d.n_dropped));
+               (long long)d.n_dropped, (long long)d.n_unused);
     else if (!st) data_print_table(&d);
     dataset_free(&d);
     return st ? cli_fail(CLI_FAILED, "list", "%s", err.message) : CLI_DONE;

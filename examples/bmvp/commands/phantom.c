@@ -9,6 +9,19 @@
    own, on which the head lies otherwise than the header says. The truth lies beside: the brain of each image, and the
    matrix to it from the first.
 
+   Harder ones (variety.h), for experiments that ask what a method is good for. Each setting is 0 by default and then
+   changes no byte:
+     --overlap X      1: core and oedema differ little in t2 and flair (core from cortex, too), core and cortex not at
+                      all in t1, clotted core and enhancing part little in t1c: only pairs of images tell them apart
+     --decoys N       spots without label: scars (bright in t2 and flair) and old bleeds (bright in t1 and t1c)
+     --anatomy X      1: ventricles 0.7 to 1.6 times as large and up to twice as large on one side, folds finer and
+                      coarser by a quarter, a warp up to twice as strong, narrower heads
+     --scanners N, --first-scanner K   cases of N machines with the numbers K, K + 1 ..: each has one protocol (ranges a
+                      fifth wider), a field of 1.5 or 3 T, a coil, 0.7 to 2.5 times the noise, and voxels that average
+                      up to 1.7 times their edge. A number is the same machine in every data set: a pool of scanners
+                      1 to 6 and labelled cases of 7 and 8 differ as sites do
+     --sets paper     the modalities of BrainMVP's five sets in their shares, the volunteers of IXI without tumour
+
    What it is not: an atlas. Shapes are plausible, not measured; motion within an image and distortion are absent. It is
    meant for experiments that anybody can repeat, not for claims about patients.
 
@@ -26,6 +39,7 @@
 #include "data/files.h"
 #include "phantom/head.h"
 #include "phantom/scanner.h"
+#include "phantom/variety.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -138,7 +152,7 @@ static int ph_create_volumes(ph_volumes *v, const ph_case *c, int only, ph_job *
         if (!(c->have >> m & 1) || (only >= 0 && m != only)) continue;
         k = v->n_images++;
         v->modality[k] = m;
-        ph_sequence_draw(&v->sequence[k], m, c->tissue, (uint64_t)job->options->seed, (uint32_t)c->index);
+        ph_sequence_draw(&v->sequence[k], m, c->tissue, &c->scanner, (uint64_t)job->options->seed, (uint32_t)c->index);
     }
     last = v->n_images - !v->view;
     for (k = -1; k <= last; k++) {
@@ -266,6 +280,12 @@ static void ph_dataset(ph_text *t, const ph_options *o)
     ph_print(t, "\"missing\": %g, \"thick\": %g, \"orientation\": \"%s\"", o->missing, o->thick,
              o->oriented ? "RAS" : "mixed");
     if (o->heads) ph_print(t, ", \"heads\": true, \"motion\": %g", o->motion);
+    if (o->overlap > 0) ph_print(t, ", \"overlap\": %g", o->overlap);
+    if (o->decoys) ph_print(t, ", \"decoys\": %ld", (long)o->decoys);
+    if (o->anatomy > 0) ph_print(t, ", \"anatomy\": %g", o->anatomy);
+    if (o->scanners)
+        ph_print(t, ", \"scanners\": %ld, \"first_scanner\": %ld", (long)o->scanners, (long)o->first_scanner);
+    if (o->as_sets) ph_print(t, ", \"sets\": \"paper\"");
     ph_print(t, "},\n");
     ph_print(t, "  \"cases\": [\n");
     for (i = 0; i < (int)o->cases; i++) {
@@ -370,11 +390,20 @@ int command_phantom(int argc, char **argv)
         cli_choice("orientation", &o.oriented, 0, "mixed|RAS", "axis order of the files"),
         cli_flag("heads", &o.heads,
                  "whole heads with skull, face and neck; each image on its own grid, the head moved between them"),
+        cli_float("overlap", &o.overlap, 0, 0, 1,
+                  "0: parts of a lesion differ in any image, 1: only pairs of images tell them apart"),
+        cli_int("decoys", &o.decoys, 0, 0, PH_MAX_DECOYS, "most spots per case that are bright and have no label"),
+        cli_float("anatomy", &o.anatomy, 0, 0, 1, "how much wider folds, ventricles and shape vary"),
+        cli_int("scanners", &o.scanners, 0, 0, 64,
+                "scanners that the cases come from: protocol, coil, noise, sharpness; 0: a protocol for each case"),
+        cli_int("first-scanner", &o.first_scanner, 1, 1, 9999, "number of the first of them; a number is a machine"),
+        cli_choice("sets", &o.as_sets, 0, "one|paper",
+                   "paper: each case has the modalities of one of BrainMVP's five sets (the healthy one's: no tumour)"),
         cli_float("motion", &o.motion, 5, 0, 40, "of --heads: most mm along and degrees about each axis"),
         cli_int("threads", &o.threads, 0, 0, 256, "cases made at once; 0: one per processor; files are the same"),
         cli_flag("force", &o.force, "replace the data set of a folder that was made with other options")
     };
-    int code = cli_parse("phantom",
+    int set, code = cli_parse("phantom",
         "Make multi-modal brain phantoms: skull-stripped (--heads: whole) heads that differ from case to case,\n"
         "signals by the sequences' equations from tissue T1, T2, T2*, proton density and diffusion, coil bias, Rician\n"
         "noise; tumours with necrotic or non-enhancing core (label 1), oedema (2) and enhancing part (3). Class: 0\n"
@@ -383,5 +412,10 @@ int command_phantom(int argc, char **argv)
         opt, PH_COUNT(opt), argc, argv);
     if (code < 0 && !o.heads && cli_given(opt, PH_COUNT(opt), "motion"))
         code = cli_fail(CLI_USAGE, "phantom", "--motion: the head moves between the images of --heads only");
+    if (code < 0 && !o.scanners && cli_given(opt, PH_COUNT(opt), "first-scanner"))
+        code = cli_fail(CLI_USAGE, "phantom", "--first-scanner: it numbers those of --scanners");
+    for (set = 0; set < PH_SETS && code < 0 && o.as_sets; set++)
+        if (!(o.modalities & ph_set_have(set)))
+            code = cli_fail(CLI_USAGE, "phantom", "--sets paper: --modalities leaves cases of a set without any image");
     return code >= 0 ? code : ph_run(&o);
 }

@@ -222,6 +222,8 @@ static void note_case(job *j, const char *id, const bmvp_prediction *p, double s
     if (p->score) printf("%s: class %d (%.3f)", id, p->likeliest, (double)p->score[p->likeliest]);
     else printf("%s: %.1f s", id, seconds);
     if (p->by_qform) printf("  by qform, the sform does not fit:%s;", words(j, p->by_qform, text));
+    if (p->apart)
+        printf("  by sform, the qform says a place %.1f mm away:%s;", p->forms_apart, words(j, p->apart, text));
     if (p->few) printf("  fewer than nine different values, a mask?:%s;", words(j, p->few, text));
     if (p->blank) printf("  blank:%s;", words(j, p->blank, text));
     if (p->filled) printf("  without%s: filled by %s", words(j, p->filled, text), filled_by(p));
@@ -281,7 +283,7 @@ static bmvp_status predict_all(job *j, dataset *d, const char *split, const char
             continue;
         }
         ++j->failed;
-        fprintf(stderr, "bmvp predict: left out: %s\n", e.message);
+        say(stderr, "bmvp predict: left out: %s\n", e.message);
         if (bmvp_failed(j->c)) bmvp_clear_error(j->c);
     }
     free(index);

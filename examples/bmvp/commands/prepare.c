@@ -22,7 +22,7 @@ typedef struct job {
     dataset in, out;
     bmvp_preparation how;
     atlas head; /* of --template */
-    int keep_doubtful, qc;
+    int keep_doubtful, qc, strict; /* strict: a case that is left out is a failure */
     const bmvp_labels *labels; /* what values label maps may hold; NULL: not checked */
     const char *dir, *data;
     ledger was, now;     /* which files the cases of the folder were made from, and are to be made from */
@@ -179,7 +179,7 @@ static void prepare_task(void *arg, int64_t i, int worker)
     ++j->n_done;
     if (st) {
         ++j->n_failed;
-        fprintf(stderr, "\nbmvp prepare: left out: %s\n", err.message);
+        say(stderr, "\nbmvp prepare: left out: %s\n", err.message);
     }
     seconds = cli_elapsed(&j->progress);
     left = j->n_done > j->n_kept ? seconds / (double)(j->n_done - j->n_kept) * (double)(j->in.n - j->n_done) : 0;
@@ -395,10 +395,9 @@ static int run(job *j, int64_t threads)
     if (st) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
     printf("%s/dataset.json: %lld cases (%lld new, %lld were there), %lld left out", j->dir, (long long)j->out.n,
            (long long)(j->out.n - j->n_kept), (long long)j->n_kept, (long long)(j->n_failed + j->in.n_dropped));
-    if (j->in.n_notes > j->in.n_dropped)
-        printf("; %lld files or keys not used", (long long)(j->in.n_notes - j->in.n_dropped));
+    if (j->in.n_unused > 0) printf("; %lld files or keys not used", (long long)j->in.n_unused);
     printf("\n");
-    return j->n_failed + j->in.n_dropped ? CLI_FAILED : CLI_DONE;
+    return j->out.n == 0 || (j->strict && j->n_failed + j->in.n_dropped) ? CLI_FAILED : CLI_DONE;
 }
 
 /* Values that do not go together. -1: all is well. */
@@ -468,6 +467,7 @@ int command_prepare(int argc, char **argv)
             REFERENCE_OPTIONS(&reference, references, &search),
             ATLAS_OPTIONS(told),
             STRIP_OPTIONS(told, j.how),
+            cli_flag("strict", &j.strict, "end with status 1 when a case is left out, not only when all are"),
             cli_flag("qc", &j.qc,
                      "OUT/qc.html: the cases, doubtful ones first, with edges of the reference and outlines of masks"),
             cli_int("threads", &threads, 0, 0, 1024, "0: one for each processor"),
@@ -487,8 +487,9 @@ int command_prepare(int argc, char **argv)
     if (data_load(&j.in, data, &files, "prepare", &err)) return cli_fail(CLI_FAILED, "prepare", "%s", err.message);
     if (dry) {
         data_print_table(&j.in);
+        code = j.strict && j.in.n_dropped ? CLI_FAILED : CLI_DONE;
         dataset_free(&j.in);
-        return CLI_DONE;
+        return code;
     }
     return with_template(&j, &told, threads);
 }

@@ -212,7 +212,11 @@ static bmvp_status look_and_report(void *user, int64_t step)
     pretraining *s = (pretraining *)user;
     bmvp_status st = BMVP_OK;
     if (look_is_due(s, step)) st = s->kind->look(s);
-    return !st && report_is_due(s, step) ? s->kind->report(s) : st;
+    if (st || !report_is_due(s, step)) return st;
+    train_tell(&s->loop, "writing report.html");
+    st = s->kind->report(s);
+    train_tell(&s->loop, NULL);
+    return st;
 }
 
 static bmvp_status train(pretraining *s)
@@ -245,13 +249,15 @@ static int finish(pretraining *s)
     const int64_t done = s->trainer->steps;
     bmvp_status st = BMVP_OK;
     if (!ranks_lead(&s->ranks)) return train_exit_code(&s->loop);
+    train_tell(&s->loop, "writing the checkpoint");
     if (s->trainer->since == 0 && done > s->loop.first) st = save(s);
+    train_tell(&s->loop, "writing report.html");
     if (!st) st = s->kind->report(s);
+    train_tell(&s->loop, NULL);
     if (st) return give_up(s, CLI_FAILED);
     if (done < s->length.total) {
-        fprintf(stderr, "\n");
-        printf("stopped after step %lld of %lld; go on with: bmvp pretrain --data %s --out %s --resume\n",
-               (long long)done, (long long)s->length.total, s->o.data, s->o.out);
+        printf("stopped after step %lld of %lld; go on with: bmvp pretrain --out %s --resume\n",
+               (long long)done, (long long)s->length.total, s->o.out);
         return train_exit_code(&s->loop);
     }
     printf("done: %s/checkpoint.safetensors, %s/report.html, %s/log.jsonl\n", s->o.out, s->o.out, s->o.out);

@@ -14,7 +14,7 @@ static void add(resume_state *r, const char *format, ...)
     const size_t at = strlen(r->text);
     va_list args;
     va_start(args, format);
-    vsnprintf(r->text + at, sizeof r->text - at, format, args);
+    text_say(r->text + at, sizeof r->text - at, format, args);
     va_end(args);
 }
 

@@ -48,8 +48,8 @@ void run_say_group(const bmvp_ckpt *f, const char *taken)
     for (first = 0; first < f->n_entries && strcmp(f->entry[first].group, taken) != 0; ++first) { }
     for (i = 0; i < f->n_entries && first < f->n_entries; ++i) {
         if (!is_twin(f, i, taken, f->entry[first].name)) continue;
-        if (n++ == 0) printf("weights  taken from '%s' of %s; not taken:", group_name(taken), f->path);
-        printf(" '%s'", group_name(f->entry[i].group));
+        if (n++ == 0) say(stdout, "weights  taken from '%s' of %s; not taken:", group_name(taken), f->path);
+        say(stdout, " '%s'", group_name(f->entry[i].group));
     }
     if (n) printf("\n");
 }
@@ -68,12 +68,6 @@ void run_say_group_of(const char *path)
 
 volatile sig_atomic_t run_interrupted;
 static void on_signal(int sig) { run_interrupted = sig; }
-
-int run_stop(void *user, const char *what, int64_t done, int64_t of)
-{
-    (void)user, (void)what, (void)done, (void)of;
-    return run_interrupted != 0;
-}
 
 void run_catch_signals(void)
 {

@@ -32,8 +32,6 @@ void run_say_group_of(const char *path);
 /* >>the folder and the session ------------------------------------------------------------------------------------- */
 
 extern volatile sig_atomic_t run_interrupted; /* the signal that asked to stop, or 0 */
-/* bmvp_config.progress: nonzero after a signal */
-int run_stop(void *user, const char *what, int64_t done, int64_t of);
 void run_catch_signals(void);                 /* Ctrl-C and TERM set it; a second one ends the program at once */
 void run_ignore_closed_output(void);          /* a run that is piped into `head` trains on */
 

@@ -134,6 +134,30 @@ static bmvp_status log_step(train_loop *t, int64_t step)
     return st;
 }
 
+void train_tell(train_loop *t, const char *what)
+{
+    t->doing = what;
+    t->case_of = 0;
+    if (!what) cli_status_end(&t->progress);
+    else if (ranks_lead(t->ranks))
+        cli_status(&t->progress, -1, "step %lld/%lld  %s", (long long)t->trainer->steps, (long long)t->total, what);
+}
+
+int train_progress(void *user, const char *what, int64_t done, int64_t of)
+{
+    train_loop *t = (train_loop *)user;
+    char text[96] = "";
+    if (!t->doing) return 0;
+    if (strcmp(what, "cases") == 0) t->case_now = done + 1, t->case_of = of;
+    else snprintf(text, sizeof text, ", %lld of %lld %s", (long long)done, (long long)of, what);
+    if (t->case_of)
+        cli_status(&t->progress, 0, "step %lld/%lld  %s: case %lld of %lld%s", (long long)t->trainer->steps,
+                   (long long)t->total, t->doing, (long long)t->case_now, (long long)t->case_of, text);
+    else cli_status(&t->progress, 0, "step %lld/%lld  %s%s", (long long)t->trainer->steps, (long long)t->total,
+                    t->doing, text);
+    return run_interrupted != 0;
+}
+
 /* >>loop ----------------------------------------------------------------------------------------------------------- */
 
 /* An interrupt waits for the next update: gradients that are only half summed up are in no checkpoint. One rank's is
@@ -166,7 +190,9 @@ static bmvp_status one_step(train_loop *t, int64_t step, int64_t *logged)
     if (!st && reads && lead && t->before_log) st = t->before_log(t->user, step);
     if (!st && !ahead) st = log_step(t, (*logged)++);
     if (!st && saves && lead) {
+        train_tell(t, "writing the checkpoint");
         st = t->save(t->user);
+        train_tell(t, NULL);
         t->saved = cli_elapsed(&t->progress);
     }
     if (!st && reads && lead && t->after_log) st = t->after_log(t->user, step);

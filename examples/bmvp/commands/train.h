@@ -48,11 +48,18 @@ typedef struct train_loop {
     bmvp_status (*save)(void *user);
     /* the loop's own */
     cli_progress progress;
+    const char *doing;                /* of train_tell */
+    int64_t case_now, case_of;        /* while it goes over cases */
     double lr[2], saved;              /* of step s at s % 2; seconds when the last checkpoint was written */
 } train_loop;
 
 /* Trains up to the end of the session, or an interrupt: one rank's is that of all. */
 bmvp_status train_run(train_loop *t);
+/* What the run does now that is not a step, on the status line; NULL: nothing any more. */
+void train_tell(train_loop *t, const char *what);
+/* bmvp_config.progress, user: the loop. Says how far the work of train_tell has come; nonzero after a signal, but for
+   steps: these end. */
+int train_progress(void *user, const char *what, int64_t done, int64_t of);
 double train_seconds(train_loop *t); /* of all sessions */
 /* The samples that the run has taken before this step of the session, in steps of its batch of today. */
 int64_t train_position(const train_loop *t, int64_t step);

@@ -245,7 +245,7 @@ void weights_print(const char *path, const bmvp_ctx *c, const bmvp_ft_info *info
     printf("  zeros for missing modalities\n");
     if (info->labels.n && info->net.in_channels == 1 && info->net.outputs == 1)
         printf("         that it segments: one channel in and one out may also be a network that rebuilds images\n");
-    if (info->n_left) printf("left out %d tensors of the file: %s\n", info->n_left, info->left);
+    if (info->n_left) say(stdout, "left out %d tensors of the file: %s\n", info->n_left, info->left);
     bmvp_json_free(doc);
 }
 

@@ -57,9 +57,9 @@ static void write_image(bmvp_jw *w, const bmvp_prepared_images *p, int m, int ri
     const bmvp_aligned *a = &p->aligned[m];
     bmvp_jw_object(w, bmvp_modality_name(m));
     write_matrix(w, a->matrix);
+    bmvp_jw_double(w, "overlap", a->overlap);
     if (rigid) {
         bmvp_jw_double(w, "nmi", a->nmi);
-        bmvp_jw_double(w, "overlap", a->overlap);
         bmvp_jw_double(w, "turn_degrees", a->turn);
         bmvp_jw_double(w, "shift_mm", a->shift);
         bmvp_jw_double(w, "loop_mm", a->loop);

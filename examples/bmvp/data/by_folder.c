@@ -14,8 +14,7 @@ static int is_time_point(const char *folder)
     return tolower((unsigned char)folder[0]) == 't' && strchr("03456789", folder[1]) && folder[1] && !folder[2];
 }
 
-/* What a folder's name says, if it says a role and nothing before it. */
-static int folder_role(const char *folder, role *r)
+int folder_role(const char *folder, role *r)
 {
     const role said = role_of(folder, NULL, NULL);
     if (said.id > 0 || said.kind == ROLE_OTHER || strcmp(folder, "anat") == 0) return 0;
@@ -148,6 +147,35 @@ void place_by_folder(const tree *t, size_t i, role *r, place *p)
     if ((used == 0 || files_are_cases(t, i)) && used < sizeof key)
         snprintf(key + used, sizeof key - used, "%s%.*s", used ? "/" : "", (int)stem, name);
     snprintf(p->id, sizeof p->id, "%.*s", (int)sizeof p->id - 1, key);
+}
+
+/* >>numbers behind roles ------------------------------------------------------------------------------------------- */
+
+/* Each file is a role and its case's number, as FLAIR_001: all in one folder, or each in a folder of its role
+   (FLAIR/FLAIR_001); and some role has several. Elsewhere such numbers are scans of one case. */
+int is_numbered(const tree *t, const role_rules *rules)
+{
+    char first[TREE_TEXT] = "", now[TREE_TEXT], part[256];
+    int seen[BMVP_MODALITIES] = { 0 }, several = 0;
+    size_t i;
+    for (i = 0; i < t->n; ++i) {
+        const role r = role_of(t->path[i], NULL, rules);
+        role said;
+        if (r.kind != ROLE_IMAGE && r.kind != ROLE_LABEL) continue;
+        if (r.variant < 0 || r.tail == 0) return 0;
+        if (r.kind == ROLE_IMAGE) several |= seen[r.modality]++ > 0;
+        if (path_part(t->path[i], -1, part, sizeof part) && folder_role(part, &said)) continue;
+        (void)tree_folder(t, i, now, sizeof now);
+        if (first[0] && strcmp(first, now) != 0) return 0;
+        snprintf(first, sizeof first, "%s", now);
+    }
+    return several;
+}
+
+void place_numbered(const tree *t, size_t i, role *r, place *p)
+{
+    const char *name = path_base(t->path[i]);
+    if (r->tail > 0) snprintf(p->id, sizeof p->id, "%.*s", (int)(role_stem(name) - r->tail), name + r->tail);
 }
 
 /* >>nnU-Net without its description -------------------------------------------------------------------------------- */

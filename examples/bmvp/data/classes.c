@@ -241,6 +241,7 @@ static bmvp_status name_classes(dataset *d, const values *v, const char *column,
         d->class_name[i] = text_copy(v->text[i]);
         if (!d->class_name[i]) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
         d->n_class_names = i + 1;
+        (void)text_clean(d->class_name[i], '_');
         say(stderr, "class %d: %s '%s'\n", i, column, v->text[i]);
     }
     return BMVP_OK;

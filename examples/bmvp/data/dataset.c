@@ -48,6 +48,7 @@ static void case_free(data_case *k)
 void dataset_drop(dataset *d, int64_t i, const char *why)
 {
     dataset_note(d, d->item[i].id, NULL, "%s", why);
+    --d->n_unused;
     case_free(&d->item[i]);
     memmove(d->item + i, d->item + i + 1, (size_t)(d->n - i - 1) * sizeof *d->item);
     --d->n;
@@ -84,28 +85,45 @@ const char *data_patient(const data_case *k) { return k->patient ? k->patient : 
 
 /* >>notes ---------------------------------------------------------------------------------------------------------- */
 
-void dataset_note(dataset *d, const char *id, const char *file, const char *format, ...)
+static data_note *new_note(dataset *d, const char *id, const char *file, const char *format, va_list args)
 {
     data_note *grown, *note;
     char why[512];
-    va_list args;
     if (d->n_notes == d->cap_notes) {
         const int64_t cap = d->cap_notes ? 2 * d->cap_notes : 64;
         grown = (data_note *)realloc(d->note, (size_t)cap * sizeof *grown);
-        if (!grown) return; /* a note less: loading itself will say that memory is short */
+        if (!grown) return NULL; /* a note less: loading itself will say that memory is short */
         d->note = grown;
         d->cap_notes = cap;
     }
-    va_start(args, format);
     vsnprintf(why, sizeof why, format, args);
-    va_end(args);
     note = &d->note[d->n_notes++];
     note->id = id ? text_copy(id) : NULL;
     note->file = file ? text_copy(file) : NULL;
     note->why = text_copy(why);
+    note->used = 0;
     (void)text_clean(note->id, '?');
     (void)text_clean(note->file, '?');
     (void)text_clean(note->why, '?');
+    return note;
+}
+
+void dataset_note(dataset *d, const char *id, const char *file, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    d->n_unused += new_note(d, id, file, format, args) != NULL;
+    va_end(args);
+}
+
+void dataset_doubt(dataset *d, const char *id, const char *file, const char *format, ...)
+{
+    va_list args;
+    data_note *note;
+    va_start(args, format);
+    note = new_note(d, id, file, format, args);
+    va_end(args);
+    if (note) note->used = 1;
 }
 
 static void note_text(const data_note *n, char *text, size_t size)
@@ -116,7 +134,8 @@ static void note_text(const data_note *n, char *text, size_t size)
 
 static int same_reason(const data_note *a, const data_note *b)
 {
-    return (a->file == NULL) == (b->file == NULL) && strcmp(a->why ? a->why : "", b->why ? b->why : "") == 0;
+    return a->used == b->used && (a->file == NULL) == (b->file == NULL) &&
+           strcmp(a->why ? a->why : "", b->why ? b->why : "") == 0;
 }
 
 void dataset_say(const dataset *d, const char *command)
@@ -126,16 +145,17 @@ void dataset_say(const dataset *d, const char *command)
     int64_t i, j, n;
     if (!said) return;
     for (i = 0; i < d->n_notes; ++i) {
+        const char *how = d->note[i].used ? "" : "left out: ";
         if (said[i]) continue;
         for (j = i, n = 0; j < d->n_notes; ++j) {
             if (said[j] || !same_reason(&d->note[i], &d->note[j])) continue;
             said[j] = 1;
             if (n++ >= SHOWN) continue;
             note_text(&d->note[j], text, sizeof text);
-            fprintf(stderr, "bmvp %s: left out: %s: %s\n", command, text, d->note[j].why ? d->note[j].why : "");
+            fprintf(stderr, "bmvp %s: %s%s: %s\n", command, how, text, d->note[j].why ? d->note[j].why : "");
         }
         if (n > SHOWN)
-            fprintf(stderr, "bmvp %s: left out: %lld more like these three: %s\n", command, (long long)(n - SHOWN),
+            fprintf(stderr, "bmvp %s: %s%lld more like these three: %s\n", command, how, (long long)(n - SHOWN),
                     d->note[i].why ? d->note[i].why : "");
     }
     if (d->doubt[0]) say(stderr, "bmvp %s: %s\n", command, d->doubt);
@@ -240,12 +260,15 @@ static bmvp_status check_dataset(dataset *d, bmvp_error *err)
     return st;
 }
 
-/* Names that lists, tables and terminals can hold: control characters become _; a case whose name is not UTF-8 is
+/* Names that lists, tables and terminals can hold: control characters become _, in those of patients and classes too; a
+   case whose name is not UTF-8 is
    dropped, as the folder that `prepare` would make of it could not be found again. */
 static void settle_names(dataset *d)
 {
     int64_t i;
+    for (i = 0; i < d->n_class_names; ++i) (void)text_clean(d->class_name[i], '_');
     for (i = d->n - 1; i >= 0; --i) {
+        (void)text_clean(d->item[i].patient, '_');
         if (!is_utf8(d->item[i].id)) dataset_drop(d, i, "its name is not UTF-8, so no list can hold it: rename it");
         else if (text_clean(d->item[i].id, '_') > 0)
             dataset_note(d, d->item[i].id, "control characters of a name",

@@ -50,10 +50,11 @@ typedef struct data_case {
     bmvp_labels *labels;              /* its own definition, NULL: the list's */
 } data_case;
 
-typedef struct data_note { /* something that is not used */
+typedef struct data_note { /* something that is not used, or used and doubtful */
     char *id;      /* of its case, or NULL */
     char *file;    /* or key; NULL: the whole case */
     char *why;
+    int used;
 } data_note;
 
 typedef struct dataset {
@@ -65,7 +66,7 @@ typedef struct dataset {
     bmvp_labels labels;
     int has_labels;        /* the list says what label values mean */
     data_note *note;
-    int64_t n_notes, cap_notes;
+    int64_t n_notes, cap_notes, n_unused; /* n_unused: notes of files and keys that are not used, not of cases */
     int64_t n_dropped;     /* cases left out */
     char doubt[640];       /* who the patients are was guessed: how, for dataset_say; "": nothing was */
     char **class_name;     /* of classes that came as text; NULL: none */
@@ -97,8 +98,9 @@ bmvp_status dataset_save(const dataset *d, const char *path, bmvp_error *err);
 data_case *dataset_add(dataset *d, const char *id);
 /* Removes case i and notes why. */
 void dataset_drop(dataset *d, int64_t i, const char *why);
-/* Notes a file (or key) that is not used; id and file may be NULL. */
+/* Notes a file (or key) that is not used; id and file may be NULL. dataset_doubt: one that is used. */
 void dataset_note(dataset *d, const char *id, const char *file, const char *format, ...) BMVP_PRINTF(4, 5);
+void dataset_doubt(dataset *d, const char *id, const char *file, const char *format, ...) BMVP_PRINTF(4, 5);
 bmvp_status dataset_set_image(dataset *d, data_case *k, int modality, const char *dir, const char *file,
                               bmvp_error *err);
 /* Ids that are paths of folders become their last parts, and where two cases would have one name, all with the folders

@@ -40,25 +40,51 @@ char *folder_of(const char *path)
     return p;
 }
 
-static int is_control(char c) { return (c > 0 && c < ' ') || c == 127; }
+/* Bytes of the control character at p, 0: it is none. Of ASCII; C1 (U+0080 to 9F), line ends and turns of direction of
+   Unicode (U+2028 to 202E, U+2066 to 2069), in UTF-8. */
+static int control_bytes(const char *p)
+{
+    const unsigned char a = (unsigned char)p[0], b = a ? (unsigned char)p[1] : 0, c = b ? (unsigned char)p[2] : 0;
+    if ((a > 0 && a < ' ') || a == 127) return 1;
+    if (a == 0xc2 && b >= 0x80 && b < 0xa0) return 2;
+    if (a == 0xe2 && ((b == 0x80 && c >= 0xa8 && c <= 0xae) || (b == 0x81 && c >= 0xa6 && c <= 0xa9))) return 3;
+    return 0;
+}
 
 int text_clean(char *text, char with)
 {
-    int n = 0;
-    for (; text && *text; ++text)
-        if (is_control(*text)) *text = with, ++n;
+    int n = 0, k;
+    while (text && *text) {
+        k = control_bytes(text);
+        n += k > 0;
+        if (k == 0) ++text;
+        while (k-- > 0) *text++ = with;
+    }
     return n;
+}
+
+void text_say(char *text, size_t size, const char *format, va_list args)
+{
+    const size_t n = strlen(format), begin = strspn(format, "\n");
+    size_t end = 0, used;
+    char last;
+    while (end < n - begin && format[n - 1 - end] == '\n') ++end;
+    (void)vsnprintf(text, size, format, args);
+    used = strlen(text);
+    if (used < begin + end || used + 1 == size) end = 0; /* cut */
+    last = text[used - end];
+    text[used - end] = 0;
+    (void)text_clean(text + (begin < used - end ? begin : used - end), '?');
+    text[used - end] = last;
 }
 
 void say(FILE *to, const char *format, ...)
 {
-    char text[4096], *p;
+    char text[4096];
     va_list args;
     va_start(args, format);
-    (void)vsnprintf(text, sizeof text, format, args);
+    text_say(text, sizeof text, format, args);
     va_end(args);
-    for (p = text; *p; ++p)
-        if (is_control(*p) && *p != '\n' && *p != '\t') *p = '?';
     fputs(text, to);
 }
 

@@ -2,6 +2,7 @@
 #ifndef FILES_H_INCLUDED
 #define FILES_H_INCLUDED
 
+#include <stdarg.h>
 #include <stdio.h>
 #include "bmvp_tensor.h"
 
@@ -14,8 +15,10 @@ int file_exists(const char *path);
 bmvp_status file_may_replace(const char *path, const char *key, bmvp_error *err);
 int is_utf8(const char *text);         /* else no list (JSON) can hold it */
 int text_clean(char *text, char with); /* control characters, which a terminal carries out, become that; so many */
-/* fprintf, at most 4 KB, of text that may hold names from lists or folders: control characters but line ends and tabs
-   become '?'. */
+/* vsnprintf of text that may hold names from lists or folders: control characters become '?', but for the line ends
+   that the format has at its start and end. */
+void text_say(char *text, size_t size, const char *format, va_list args);
+/* The same to a file, at most 4 KB. */
 void say(FILE *to, const char *format, ...) BMVP_PRINTF(2, 3);
 int make_dir(const char *path);                     /* with its parents; fine if it exists. 0, or -1 with errno */
 

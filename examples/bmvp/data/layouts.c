@@ -10,6 +10,7 @@
        INDI            SITE/SUBJECT/session_1/anat_1/mprage.nii.gz (ADHD-200, ABIDE-I)
        ADNI            SUBJECT/SERIES/DATE/IMAGE/ADNI_*.nii
        folders of roles   T1/CASE.nii.gz, FLAIR/CASE.nii.gz; CASE/T1/x.nii.gz (by_folder.c)
+       numbers behind roles   FLAIR_001.nii.gz, T1_001.nii.gz
        by file name    files of many cases in one folder (IXI-T1/IXI002-Guys-0828-T1.nii.gz), or one case's files in
                        several (UPENN-GBM: images_structural/ID/, images_segm/)
        case folders    a folder a case, at any depth (BraTS of all years, UCSF-PDGM, MRBrainS13, VS-SEG, .hdr/.img
@@ -372,50 +373,74 @@ static int is_anything(const tree *t, const role_rules *rules)
     return 1;
 }
 
+static int is_word(const char *const *words, const char *folder)
+{
+    char low[32];
+    size_t i;
+    for (i = 0; i < sizeof low - 1 && folder[i]; ++i) low[i] = (char)tolower((unsigned char)folder[i]);
+    low[i] = 0;
+    if (strncmp(low, "vsd.", 4) == 0) return 1; /* BraTS 2013 to 2015: a folder for each image */
+    for (; *words; ++words)
+        if (strcmp(low, *words) == 0) return 1;
+    return 0;
+}
+
+/* A folder of one patient's images once more: on another grid, or as they were before */
+static int is_copy(const char *folder)
+{
+    static const char *const copy[] = {
+        "native", "native_space", "mni", "mni152", "mni_space", "standard", "backup", "backups", "bak", "old", "new",
+        "copy", "registered", "coregistered", "resampled", "warped", "normalized", "normalised", "original", "stripped",
+        "skullstripped", "skull_stripped", "unstripped", "defaced", "n4", "bias_corrected", NULL
+    };
+    return is_word(copy, folder);
+}
+
 int is_inner(const char *folder)
 {
     static const char *const inner[] = { "anat",  "dwi",    "perf",       "func",  "mri",    "nii", "nifti",
                                          "image", "images", "img",        "label", "labels", "seg", "segmentation",
                                          "mask",  "masks",  "structural", "scans", "raw",
                                          "orig",  "pre",    "processed",  "preprocessed",
-                                         "fsl_seg", "mprage", "subj_111", "t88_111" /* OASIS */ };
-    char low[32];
-    size_t i;
-    for (i = 0; i < sizeof low - 1 && folder[i]; ++i) low[i] = (char)tolower((unsigned char)folder[i]);
-    low[i] = 0;
-    for (i = 0; i < sizeof inner / sizeof *inner; ++i)
-        if (strcmp(low, inner[i]) == 0) return 1;
-    return strncmp(low, "vsd.", 4) == 0; /* BraTS 2013 to 2015: a folder for each image */
+                                         "fsl_seg", "mprage", "subj_111", "t88_111" /* OASIS */, NULL };
+    return is_word(inner, folder) || is_copy(folder);
 }
 
-/* The case's folder of path: where its name begins, and how long; how many folders stand above. */
-static const char *case_folder(const char *path, size_t *n, int *above)
+/* How many folders stand above the case's; -1: there is none. */
+static int above_case(const char *path)
 {
-    const char *end = path_base(path), *begin;
     char part[256];
     int k = 0;
     while (path_part(path, k, part, sizeof part)) ++k;
-    for (; k > 1 && path_part(path, k - 1, part, sizeof part) && is_inner(part); --k) end -= strlen(part) + 1;
-    *above = k - 1;
-    if (end == path) return NULL;
-    for (begin = end - 1; begin > path && begin[-1] != '/'; --begin) { }
-    *n = (size_t)(end - begin) - 1;
-    return begin;
+    while (k > 1 && path_part(path, k - 1, part, sizeof part) && is_inner(part)) --k;
+    return k - 1;
+}
+
+/* The path to the case's folder, which has so many above it, but for those of copies: mni/p1 and native/p1 are one
+   case, not two that a split may tear apart. */
+static void id_without_copies(const char *path, int above, char *out, size_t size)
+{
+    static const char *const stage[] = { "raw", "processed", "preprocessed", NULL };
+    char part[256];
+    size_t used = 0;
+    int k;
+    out[0] = 0;
+    for (k = 0; k <= above && used < size && path_part(path, k, part, sizeof part); ++k)
+        if (k == above || !(is_copy(part) || is_word(stage, part)))
+            used += (size_t)snprintf(out + used, size - used, "%s%s", used ? "/" : "", part);
 }
 
 /* The case's folder as it stands in the tree; shorten_ids makes the id of it. */
 static void place_folder(const tree *t, size_t i, role *r, place *p)
 {
-    size_t n = 0;
-    int above = 0;
-    const char *folder = case_folder(t->path[i], &n, &above);
+    const int above = above_case(t->path[i]);
     char inner[256];
     if (path_part(t->path[i], -1, inner, sizeof inner) && r->variant >= 0 &&
         (strcmp(inner, "pre") == 0 || strstr(inner, "processed"))) {
         r->variant += 2; /* beside orig/, raw/ */
         if (!r->why[0]) snprintf(r->why, sizeof r->why, "'%.40s' marks it as made from another file", inner);
     }
-    if (folder) snprintf(p->id, sizeof p->id, "%.*s", (int)((size_t)(folder - t->path[i]) + n), t->path[i]);
+    if (above >= 0) id_without_copies(t->path[i], above, p->id, sizeof p->id);
 }
 
 /* >>the table ------------------------------------------------------------------------------------------------------ */
@@ -429,6 +454,7 @@ static const struct {
     { "INDI", is_indi, place_indi },
     { "ADNI", is_adni, place_adni },
     { "nnU-Net without dataset.json", is_bare_nnunet, place_bare_nnunet },
+    { "numbers behind roles", is_numbered, place_numbered },
     { "folders of roles", is_by_folder, place_by_folder },
     { "by file name", is_by_name, place_by_name },
     { "case folders", is_anything, place_folder },

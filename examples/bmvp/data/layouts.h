@@ -13,6 +13,8 @@ typedef struct place { /* where a file belongs */
 
 int is_inner(const char *folder); /* a folder inside of a case, not a case: anat, labels .. */
 
+int folder_role(const char *folder, role *r); /* what a folder's name says, if it says a role and nothing before it */
+
 /* The file's name has no word of a role: r becomes what the nearest folder says that is named by a role and nothing
    else (T1/, flair/, masks/). 0: none is, or the name has said it, or --as. */
 int role_by_folder(const char *path, role *r);
@@ -26,6 +28,10 @@ void qualify_by_folder(const char *path, int truth, role *r, place *p);
 
 int is_by_folder(const tree *t, const role_rules *rules);
 void place_by_folder(const tree *t, size_t i, role *r, place *p);
+
+/* FLAIR_001.nii.gz: the number behind the role is the case. */
+int is_numbered(const tree *t, const role_rules *rules);
+void place_numbered(const tree *t, size_t i, role *r, place *p);
 
 /* imagesTr/ without the dataset.json that says what the channels are. */
 int is_bare_nnunet(const tree *t, const role_rules *rules);

@@ -197,6 +197,36 @@ static bmvp_status set_truth(const list *l, data_case *k, const bmvp_json *node,
     return set_part(k, node, name, err);
 }
 
+/* Does the list say another modality of a file than its name? What the list says is taken, if it is ours; else the name
+   is. A contrast agent that a name does not mention is no other modality. */
+static void note_other_name(const list *l, const data_case *k, const char *file, int listed, int taken)
+{
+    const role r = role_of(file, NULL, NULL);
+    const int t1 = bmvp_modality_find("t1"), t1c = bmvp_modality_find("t1c");
+    if (r.kind != ROLE_IMAGE || listed < 0 || r.modality == listed || (r.modality == t1 && listed == t1c)) return;
+    dataset_doubt(l->d, k->id, file, "the list says that it is %s, its name %s: taken as %s",
+                  bmvp_modality_name(listed), bmvp_modality_name(r.modality), bmvp_modality_name(taken));
+}
+
+/* What {"file", "channel", "channels"} says of one image. */
+static bmvp_status our_channel(const list *l, data_case *k, const bmvp_json *m, int modality, bmvp_error *err)
+{
+    static const char *const keys[] = { "file", "channel", "channels", NULL };
+    const bmvp_json *channel = bmvp_json_get(m, "channel"), *f;
+    k->channels[modality] = bmvp_json_int(bmvp_json_get(m, "channels"), 0);
+    if (channel && channel->type != BMVP_JSON_NULL) {
+        k->channel[modality] = class_of(channel);
+        if (k->channel[modality] < 0)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: case '%s': image '%s': \"channel\" must be a whole number "
+                                  "from 0",
+                                  l->d->path, k->id, m->key);
+    }
+    for (f = m->first; f; f = f->next)
+        if (f->key && !one_of(f->key, keys))
+            dataset_note(l->d, k->id, f->key, "a key of image '%.40s' that is not used", m->key);
+    return BMVP_OK;
+}
+
 /* One image of our list: a path, or {"file", "channel"}; null: the case lacks it. */
 static bmvp_status our_image(const list *l, data_case *k, const bmvp_json *m, bmvp_error *err)
 {
@@ -215,9 +245,8 @@ static bmvp_status our_image(const list *l, data_case *k, const bmvp_json *m, bm
         return BMVP_OK;
     }
     st = dataset_set_image(l->d, k, modality, l->dir, file, err);
-    if (m->type != BMVP_JSON_OBJECT) return st;
-    k->channel[modality] = bmvp_json_int(bmvp_json_get(m, "channel"), -1);
-    k->channels[modality] = bmvp_json_int(bmvp_json_get(m, "channels"), 0);
+    if (!st && m->type == BMVP_JSON_OBJECT) st = our_channel(l, k, m, modality, err);
+    if (!st && k->channel[modality] < 0) note_other_name(l, k, file, modality, modality);
     return st;
 }
 
@@ -252,6 +281,7 @@ static bmvp_status or_leave_out(const list *l, bmvp_status st, int64_t n, const 
     if (l->d->n > n) dataset_drop(l->d, n, why);
     else {
         dataset_note(l->d, NULL, l->d->path, "%s", why);
+        --l->d->n_unused;
         ++l->d->n_dropped;
     }
     return BMVP_OK;
@@ -313,9 +343,11 @@ static bmvp_status their_image(const list *l, data_case *k, const char *file, in
 {
     char key[16];
     role r = role_of(file, NULL, l->rules);
-    int modality = r.kind == ROLE_IMAGE ? r.modality : -1;
+    int modality = r.kind == ROLE_IMAGE ? r.modality : -1, listed;
     snprintf(key, sizeof key, "%d", i);
-    if (modality < 0 && r.variant >= 0) modality = role_modality(bmvp_json_string(bmvp_json_get(l->channels, key), ""));
+    listed = role_modality(bmvp_json_string(bmvp_json_get(l->channels, key), ""));
+    if (modality < 0 && r.variant >= 0) modality = listed;
+    if (modality >= 0 && r.variant >= 0) note_other_name(l, k, file, listed, modality);
     if (modality >= 0) return dataset_set_image(l->d, k, modality, l->dir, file, err);
     dataset_note(l->d, k->id, file, "%s%s", r.why[0] && strncmp(r.why, "unknown", 7) == 0 ? "" : "unknown modality: ",
                  r.kind == ROLE_OTHER && r.why[0] ? r.why : "its name says a label or mask");

@@ -35,6 +35,11 @@ static void say_doubts(const data_case *k, const bmvp_prepared_images *p)
                     "\nbmvp: case '%s': %s: placed by its qform: its sform is singular or does not fit the voxel size, "
                     "and says another place\n",
                     k->id, file);
+        if (p->forms_apart[m] > 0)
+            say(stderr,
+                "\nbmvp: case '%s': %s: its sform and its qform place it %.1f mm apart; the sform is taken (`bmvp "
+                "info` shows both codes)\n",
+                k->id, file, p->forms_apart[m]);
         if (p->few >> m & 1u)
             say(stderr,
                     "\nbmvp: case '%s': %s has fewer than nine different values: is it a mask or a map of labels? It "

@@ -425,6 +425,8 @@ role role_of(const char *path, const char *shared, const role_rules *rules)
     if (role_words(w, count, &r, &from)) {
         if (at == 0) o.id = from;
         while (o.id > 0 && strchr("_-. ", name[o.id - 1])) --o.id;
+        if (at == 0 && from == 0 && w[count - 1].means == NUMBER && strlen(w[count - 1].text) > 2)
+            o.tail = w[count - 1].from;
         decide(&o, &r);
     } else {
         while (count > 1 && w[count - 1].shared) --count; /* CASE_0000 in a folder where all names end so */
@@ -547,9 +549,9 @@ static int is_date(const char *p)
 static int is_visit(const char *p)
 {
     static const char numbered[] =
-        " v visit m mo mon month months t w wk week weeks y yr year years d day days scan mr mri time ";
+        " v visit tp ses m mo mon month months t w wk week weeks y yr year years d day days scan mr mri time ";
     static const char alone[] = " pre post preop postop intraop bl baseline initial recurrence sc screening admission "
-                                "discharge acute subacute chronic first second third last final ";
+                                "discharge acute subacute chronic first second third last final backup copy bak ";
     char low[WORD];
     const size_t before = strspn(p, "0123456789");
     size_t n = 0;
@@ -576,6 +578,10 @@ size_t role_patient_maybe(const char *id, int *sign)
     size_t i;
     int number = 0;
     for (i = 0; i + 1 < n; ++i) {
+        if (i > 0 && isdigit((unsigned char)id[i]) && isalpha((unsigned char)id[i + 1]) && is_visit(id + i + 1)) {
+            *sign = 2; /* P01V1 */
+            return i + 1;
+        }
         if (i > 0 && strchr("_-. ", id[i])) {
             *sign = is_date(id + i + 1)    ? 4
                     : is_visit(id + i + 1) ? 2 + (number != 0)

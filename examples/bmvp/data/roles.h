@@ -36,6 +36,8 @@ typedef struct role {
     int space;       /* 1, 2: made on the grid of T1, of T2 (refT1, space-T1w); 0: not said */
     size_t
         id; /* so many characters of the file's name are the case's: "BraTS2021_00000" of BraTS2021_00000_t1ce.nii.gz */
+    size_t tail;     /* where a number of three digits or more begins that may be the case's, of a name that has none
+                        before its role: FLAIR_001; 0: there is none */
     char why[128];   /* why it is no image or label, or what makes it a variant */
 } role;
 
@@ -74,7 +76,7 @@ const char *role_modality_words(char *text, size_t size, char between);
 size_t role_patient(const char *id);
 /* The same by what may also mean something else, to be believed where several patients are named so. sign: 4: a date;
    3: a visit's word behind a name with a number (P01_V2, 100_post, OAS1_0001_MR2); 2: behind another name (X-T0,
-   A_month12, W_bl); 1: a number of one or two digits (Y.1, 007_2). */
+   A_month12, W_bl), or without a sign between (P01V1); 1: a number of one or two digits (Y.1, 007_2). */
 size_t role_patient_maybe(const char *id, int *sign);
 
 #endif

@@ -401,11 +401,53 @@ static bmvp_status read_ids(const bmvp_json *ids, const dataset *d, const char *
     return BMVP_OK;
 }
 
+/* Nested: what a fraction holds was in the next larger one, the largest holds all of "train". */
+static bmvp_status check_nested(const data_split *s, const dataset *d, const signed char *larger, int k,
+                                const char *path, bmvp_error *err)
+{
+    int64_t i;
+    for (i = 0; i < d->n; ++i) {
+        if (k + 1 < SPLIT_FRACTIONS && s->fraction[i] == k && larger[i] != k + 1)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: fractions: case '%s' is in '%d' and not in '%d'", path,
+                                  d->item[i].id, fraction_percent[k], fraction_percent[k + 1]);
+        if (k + 1 == SPLIT_FRACTIONS && s->part[i] == 0 && s->fraction[i] != k)
+            return bmvp_error_set(err, BMVP_E_FORMAT, "%s: fractions: case '%s' of \"train\" is not in '100'", path,
+                                  d->item[i].id);
+    }
+    return BMVP_OK;
+}
+
+static bmvp_status read_fractions(data_split *s, const dataset *d, const bmvp_json *node, const char *path,
+                                  bmvp_error *err)
+{
+    signed char *larger = (signed char *)malloc((size_t)d->n + 1);
+    bmvp_status st = larger ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    const bmvp_json *m;
+    char key[16];
+    int k;
+    for (m = node->first; m && !st; m = m->next) {
+        for (k = 0; k < SPLIT_FRACTIONS && strtol(m->key, NULL, 10) != fraction_percent[k]; ++k) { }
+        if (k == SPLIT_FRACTIONS)
+            st = bmvp_error_set(err, BMVP_E_FORMAT, "%s: fractions: '%s' is none of 20, 40, 60, 80, 100", path, m->key);
+    }
+    for (k = SPLIT_FRACTIONS - 1; k >= 0 && !st; --k) {
+        snprintf(key, sizeof key, "%d", fraction_percent[k]);
+        memcpy(larger, s->fraction, (size_t)d->n);
+        if (bmvp_json_get(node, key))
+            st = read_ids(bmvp_json_get(node, key), d, path, "fractions", s->fraction, k, 0, err);
+        else
+            st = bmvp_error_set(err, BMVP_E_FORMAT,
+                                "%s: fractions: there is no '%s'; without \"fractions\" all are drawn", path, key);
+        if (!st) st = check_nested(s, d, larger, k, path, err);
+    }
+    free(larger);
+    return st;
+}
+
 static bmvp_status read_split(data_split *s, const dataset *d, const bmvp_json *root, const char *path, bmvp_error *err)
 {
-    const bmvp_json *fold = bmvp_json_get(root, "folds");
+    const bmvp_json *fold = bmvp_json_get(root, "folds"), *fractions = bmvp_json_get(root, "fractions");
     bmvp_status st = BMVP_OK;
-    char key[16];
     int k;
     if (!bmvp_json_get(root, "train"))
         return bmvp_error_set(err, BMVP_E_FORMAT, "%s: not a split: it has no \"train\"", path);
@@ -413,17 +455,14 @@ static bmvp_status read_split(data_split *s, const dataset *d, const bmvp_json *
     s->by_class = bmvp_json_bool(bmvp_json_get(root, "by_class"), 0);
     for (k = 0; k < SPLIT_PARTS && !st; ++k)
         st = read_ids(bmvp_json_get(root, part_name[k]), d, path, part_name[k], s->part, k, 1, err);
-    for (k = SPLIT_FRACTIONS - 1; k >= 0 && !st; --k) {
-        snprintf(key, sizeof key, "%d", fraction_percent[k]);
-        st = read_ids(bmvp_json_get(bmvp_json_get(root, "fractions"), key), d, path, "fractions", s->fraction, k, 0,
-                      err);
-    }
+    if (!st && fractions) st = read_fractions(s, d, fractions, path, err);
     for (fold = fold ? fold->first : NULL; fold && !st; fold = fold->next) {
         if (s->folds == SPLIT_MAX_FOLDS)
             return bmvp_error_set(err, BMVP_E_FORMAT, "%s: more than %d folds", path, SPLIT_MAX_FOLDS);
         st = read_ids(fold, d, path, "folds", s->fold, s->folds++, 1, err);
     }
-    return st ? st : check_split(s, d, path, err);
+    if (!st) st = check_split(s, d, path, err);
+    return st || fractions ? st : draw_fractions(s, d, s->seed, err);
 }
 
 /* nnU-Net's: folds, of which the first validates. */

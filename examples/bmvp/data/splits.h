@@ -3,9 +3,9 @@
    {"seed": 0, "by_class": true (when so made), "train": [ids], "val": [..], "test": [..],
     "fractions": {"20": [..], .., "100": [..]}, "folds": [[..], ..]}
 
-   Fractions are nested parts of "train" (the 40 % hold the 20 %); folds are there when asked for. What a data set
-   brings itself (parts and folds of its list, folders for training and validation, nnU-Net's splits_final.json) is not
-   drawn anew unless that is asked for. */
+   Fractions are nested parts of "train" (the 40 % hold the 20 %), drawn by the seed where a file has none; folds are
+   there when asked for. What a data set brings itself (parts and folds of its list, folders for training and
+   validation, nnU-Net's splits_final.json) is not drawn anew unless that is asked for. */
 #ifndef SPLITS_H_INCLUDED
 #define SPLITS_H_INCLUDED
 

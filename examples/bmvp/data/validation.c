@@ -77,7 +77,7 @@ double validation_bytes(const finetune_data *d, const bmvp_ft_config *cfg)
     const int64_t row = cfg->crop_z * (g[1] > cfg->crop_y ? g[1] : cfg->crop_y) *
                         (g[2] > cfg->crop_x ? g[2] : cfg->crop_x);
     const int64_t windows = d->segment ? roi * (1 + in + outputs) + row * (outputs + 1) + g[1] * g[2] * outputs : 0;
-    const int64_t pictures = d->segment ? 2 * (int64_t)sizeof(float) + 2 : 0;
+    const int64_t pictures = d->segment ? 2 * (int64_t)sizeof(float) + 2 + VALIDATION_MAPS : 0;
     return (double)(g[0] * g[1] * g[2] * (pictures + (in + 1) * (int64_t)sizeof(float)) +
                     windows * (int64_t)sizeof(float));
 }
@@ -110,7 +110,27 @@ static bmvp_status goes_on(bmvp_ft *f, int64_t done, int64_t of, bmvp_error *err
     return bmvp_progress(c, "cases", done, of) ? bmvp_error_take(c, err) : BMVP_OK;
 }
 
-static bmvp_status validate_segment(bmvp_ft *f, const finetune_data *d, validation_score *out, bmvp_error *err)
+void validation_maps_free(validation_maps *m)
+{
+    int i;
+    for (i = 0; i < VALIDATION_MAPS; ++i) free(m->map[i]);
+    memset(m, 0, sizeof *m);
+}
+
+/* Room for the map of case j for validation; NULL: it is not kept. */
+static bmvp_status make_room(validation_maps *m, const finetune_data *d, int64_t j, unsigned char **out,
+                             bmvp_error *err)
+{
+    const int64_t *dim = d->all.cases[d->val[j]].dim;
+    *out = NULL;
+    if (j >= VALIDATION_MAPS) return BMVP_OK;
+    *out = m->map[j] = (unsigned char *)malloc((size_t)(dim[0] * dim[1] * dim[2]));
+    m->n = (int)j + 1;
+    return *out ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory for the maps of a validation");
+}
+
+static bmvp_status validate_segment(bmvp_ft *f, const finetune_data *d, validation_score *out, validation_maps *m,
+                                    bmvp_error *err)
 {
     const int n = bmvp_ft_labels(f)->n;
     double dice[BMVP_MAX_REGIONS], all = 0;
@@ -118,9 +138,14 @@ static bmvp_status validate_segment(bmvp_ft *f, const finetune_data *d, validati
     bmvp_status st = BMVP_OK;
     int r, regions = 0;
     memset(used, 0, sizeof used);
+    validation_maps_free(m);
+    m->step = bmvp_ft_steps(f);
     for (j = 0; j < d->n_val && !st; ++j) {
+        unsigned char *map = NULL;
         st = goes_on(f, j, d->n_val, err);
-        if (!st) st = validation_look(f, d, d->val[j], NULL, dice, err);
+        if (!st) st = make_room(m, d, j, &map, err);
+        if (!st) st = validation_look(f, d, d->val[j], map, dice, err);
+        if (map) memcpy(m->dice[j], dice, sizeof dice);
         for (r = 0; r < n && !st; ++r)
             if (dice[r] == dice[r]) {
                 out->region[r] += dice[r];
@@ -131,6 +156,7 @@ static bmvp_status validate_segment(bmvp_ft *f, const finetune_data *d, validati
         out->region[r] = used[r] ? out->region[r] / (double)used[r] : (double)NAN;
         if (used[r]) all += out->region[r], ++regions;
     }
+    if (st) validation_maps_free(m);
     out->mean = regions ? all / regions : (double)NAN;
     out->accuracy = out->auc = (double)NAN;
     return st;
@@ -164,8 +190,9 @@ static bmvp_status validate_classify(bmvp_ft *f, const finetune_data *d, validat
     return st;
 }
 
-bmvp_status validation_run(bmvp_ft *f, const finetune_data *d, validation_score *out, bmvp_error *err)
+bmvp_status validation_run(bmvp_ft *f, const finetune_data *d, validation_score *out, validation_maps *m,
+                           bmvp_error *err)
 {
     memset(out, 0, sizeof *out);
-    return d->segment ? validate_segment(f, d, out, err) : validate_classify(f, d, out, err);
+    return d->segment ? validate_segment(f, d, out, m, err) : validate_classify(f, d, out, err);
 }

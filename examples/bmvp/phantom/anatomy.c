@@ -1,6 +1,7 @@
 /* anatomy.c - heads, see anatomy.h */
 #include "anatomy.h"
 #include "head.h"
+#include "variety.h"
 #include <math.h>
 #include <string.h>
 
@@ -114,6 +115,7 @@ int ph_draw_grade(const ph_options *o, int index)
 {
     bmvp_rng r = bmvp_rng_make((uint64_t)o->seed, PH_STREAM_CLASS, 0, 0);
     double u = fmod(bmvp_rng_uniform(&r) + 0.6180339887498949 * (double)(index + 1), 1.0);
+    if (o->as_sets && ph_set_is_healthy(ph_draw_set(o, index))) return PH_HEALTHY;
     if (u >= o->tumours) return PH_HEALTHY;
     return u < o->tumours * o->high_grade ? PH_HIGH_GRADE : PH_LOW_GRADE;
 }
@@ -123,6 +125,7 @@ uint32_t ph_draw_have(const ph_options *o, int index)
     bmvp_rng r = bmvp_rng_make((uint64_t)o->seed, PH_STREAM_MISSING, (uint32_t)index, 0);
     int list[PH_MODALITIES], n = 0, m, drop;
     uint32_t have = o->modalities;
+    if (o->as_sets) have &= ph_set_have(ph_draw_set(o, index));
     for (m = 0; m < PH_MODALITIES; m++)
         if (have >> m & 1) list[n++] = m;
     if (!(bmvp_rng_uniform(&r) < o->missing) || n < 2) return have;
@@ -282,7 +285,7 @@ static void ph_deep(const ph_case *c, const float p[3], float h, float *w)
     d = ph_ellipsoid(p[0], y + 6.0f, z - 2.0f, 1.0f + 1.4f * c->ventricle, 13.0f, 8.0f);
     ph_blend(w, PH_CSF, ph_inside(d, h));         /* third ventricle */
     d = ph_tubes_at(ph_ventricle_tubes, PH_COUNT(ph_ventricle_tubes), (x - 3.0f) * PH_VENTRICLE_FLAT + 3.0f, y, z,
-                    c->ventricle);
+                    c->ventricle * (1.0f + (p[0] < 0.0f ? -c->lopsided : c->lopsided)));
     ph_blend(w, PH_CSF, ph_inside(d, h));
 }
 
@@ -326,6 +329,7 @@ void ph_brain(const ph_case *c, const float p[4], const float q[4], const float 
         ph_blend(w, PH_CSF, ph_inside(ph_ellipsoid(q[0], q[1] + 43.0f, q[2] + 30.0f, 5.0f, 3.5f, 8.0f), h));
     }
     ph_deep(c, q, h, w);
+    if (c->n_decoys) ph_decoys_blend(c, q, h, w);
     if (c->grade != PH_HEALTHY) ph_tumour_blend(c, p, h, w);
 }
 
@@ -381,6 +385,15 @@ static void ph_draw_tumour(ph_case *c, uint64_t seed)
     ph_noise_init(&t->spread, &r, 16, 32.0f, 0.4f);
 }
 
+/* Clots fill one side of the necrosis: the half-space, by a slow field, that holds about their share. */
+static void ph_clot_blend(const ph_case *c, const float p[3], float *w)
+{
+    float side = ph_clamp(2.0f * (ph_noise_at(&c->tumour.inner, p) + 2.0f * c->clot - 1.0f) + 0.5f, 0.0f, 1.0f);
+    float moved = side * w[PH_NECROSIS];
+    w[PH_NECROSIS] -= moved;
+    w[PH_CLOT] += moved;
+}
+
 /* Oedema infiltrates white matter; the tumour itself replaces whatever is there. */
 static void ph_tumour_blend(const ph_case *c, const float p[3], float h, float *w)
 {
@@ -413,6 +426,7 @@ static void ph_tumour_blend(const ph_case *c, const float p[3], float h, float *
     ph_blend(w, c->grade == PH_HIGH_GRADE ? PH_ENHANCING : PH_SOLID, f);
     ph_blend(w, PH_ENHANCING, f * nodule);
     ph_blend(w, PH_NECROSIS, f * core);
+    if (c->clot > 0.0f && t->core > 0.0f) ph_clot_blend(c, p, w);
 }
 
 /* >>vessels -------------------------------------------------------------------------------------------------------- */
@@ -566,7 +580,11 @@ void ph_draw_case(ph_case *c, const ph_options *o, int index)
     c->grade = ph_draw_grade(o, index);
     c->have = ph_draw_have(o, index);
     ph_draw_anatomy(c, (uint64_t)o->seed, (float)o->fov);
+    ph_widen_anatomy(c, o);
     ph_draw_tissue(c, (uint64_t)o->seed);
+    ph_overlap_tissue(c, o);
+    ph_draw_decoys(c, o);
+    ph_draw_scanner(c, o);
     ph_draw_grid(c, o);
     if (c->grade != PH_HEALTHY) ph_draw_tumour(c, (uint64_t)o->seed);
     ph_draw_vessels(c, (uint64_t)o->seed);

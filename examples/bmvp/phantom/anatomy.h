@@ -12,6 +12,9 @@ typedef struct ph_options {
     int64_t cases, size, seed, threads;
     uint32_t modalities;
     double fov, tumours, high_grade, missing, thick;
+    double overlap, anatomy;    /* variety.h: how alike the parts of lesions look; how much wider anatomy varies */
+    int64_t decoys, scanners, first_scanner;
+    int as_sets;            /* 1: cases stand for the sets that BrainMVP was pre-trained on */
     double motion;          /* of whole heads: most mm along and degrees about each axis between two images */
     int oriented, force;    /* oriented: 0 mixed, 1 all RAS */
     int heads;              /* 1: whole heads, every image on a grid of its own */
@@ -25,7 +28,12 @@ typedef struct ph_tumour {
     ph_noise outline, inner, spread;
 } ph_tumour;
 
-enum { PH_LATTICE = 30, PH_MAX_VESSELS = 1024 };
+typedef struct ph_decoy { /* a spot that is no part of a lesion; template mm */
+    float centre[3], radius;
+    int tissue;
+} ph_decoy;
+
+enum { PH_LATTICE = 30, PH_MAX_VESSELS = 1024, PH_MAX_DECOYS = 20 };
 
 typedef struct ph_vessel {
     ph_tube tube;       /* world mm */
@@ -61,10 +69,15 @@ typedef struct ph_case {
     float linear[9], offset[3];                 /* world -> template, before the warp */
     float age;                                  /* 0..1: wide ventricles and sulci */
     float sulcus_width, sulcus_depth, cortex, rim, ventricle;
+    float lopsided;                             /* the left ventricle is smaller by this share, the right larger */
     ph_noise folds;
     float reach;                                /* half width of the lattice below, mm */
     float slow[PH_LATTICE * PH_LATTICE * PH_LATTICE][4];    /* warp in mm (x, y, z); a field of variance 1 */
     ph_tumour tumour;
+    float clot;                                 /* share of a tumour's core that is clotted blood */
+    int n_decoys;
+    ph_decoy decoy[PH_MAX_DECOYS];
+    ph_scanner scanner;
     ph_grid grid;
     ph_tissue tissue[PH_TISSUES];
     int n_vessels;

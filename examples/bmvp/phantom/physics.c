@@ -12,7 +12,8 @@ const char *const ph_modality_names[PH_MODALITIES] = {"flair", "t1", "t1c", "t2"
    of CSF: free water at body temperature. Deep grey matter lies between cortex and white matter, with iron (short T2
    and T2*) in the pallidum: our interpolation. Fat and muscle: T1 and T2 of Gold et al., AJR 2004 (3 T); bone gives
    next to no signal: round values. The tumour rows are ours too: water content and relaxation times above normal tissue
-   in the order solid < oedema < necrosis as gliomas show them, chosen for contrast, not measured. */
+   in the order solid < oedema < necrosis as gliomas show them, chosen for contrast, not measured; so are clot, scar and
+   bleed, which only harder phantoms have (variety.h). */
 const ph_tissue ph_tissues[PH_TISSUES] = {
     /* T1,   T2,  T2*, density, diffusion, gadolinium */
     {4300, 2000, 1000, 1.00f, 3.00f, 0.00f},    /* CSF */
@@ -28,7 +29,10 @@ const ph_tissue ph_tissues[PH_TISSUES] = {
     {1932,  275,   60, 0.90f, 1.50f, 1.20f},    /* blood */
     { 500,    1,  0.5f, 0.20f, 0.30f, 0.00f},   /* compact bone */
     { 371,  133,   50, 0.95f, 0.05f, 0.00f},    /* fat */
-    {1420,   32,   25, 0.80f, 1.50f, 0.10f}     /* muscle, skin */
+    {1420,   32,   25, 0.80f, 1.50f, 0.10f},    /* muscle, skin */
+    { 574,  165,   60, 0.86f, 1.20f, 0.02f},    /* clotted core */
+    {1331,  140,   90, 0.84f, 1.10f, 0.02f},    /* scar */
+    { 574,  110,   40, 0.86f, 1.00f, 0.02f}     /* old bleed */
 };
 
 /* Relaxivity of gadobutrol in human plasma at 3 T, 1/(mmol/l)/ms: Szomolanyi et al., Invest Radiol 2019. */
@@ -77,19 +81,48 @@ static double ph_inversion(const ph_tissue *s, double tr, double te, double ti)
     return s->density * fabs(1.0 - 2.0 * exp(-ti / s->t1) + exp(-tr / s->t1)) * exp(-te / s->t2);
 }
 
-void ph_sequence_draw(ph_sequence *q, int modality, const ph_tissue *tissue, uint64_t seed, uint32_t index)
+/* From a range; a scanner's is wider by a fifth to both sides. */
+static double ph_setting(bmvp_rng *r, const float range[2], const ph_scanner *scanner)
+{
+    return scanner->number < 0 ? ph_range(r, range[0], range[1]) : ph_range(r, range[0] / 1.2f, range[1] * 1.2f);
+}
+
+/* A tissue in the field of a scanner; water keeps its T1. */
+static ph_tissue ph_at_field(const ph_tissue *tissue, int which, const ph_scanner *scanner)
+{
+    ph_tissue t = *tissue;
+    if (which != PH_CSF) t.t1 *= scanner->t1;
+    return t;
+}
+
+/* The coil of the case, or the scanner's with a little of the case. */
+static void ph_draw_bias(ph_sequence *q, int modality, const ph_scanner *scanner, bmvp_rng *own)
+{
+    int i;
+    for (i = 0; i < 9; i++) {
+        q->bias[i] = (scanner->number < 0 ? 0.13f : 0.4f * scanner->shade) * bmvp_rng_normal(own);
+        if (scanner->number >= 0) q->bias[i] += scanner->bias[i];
+        if (modality == PH_ADC) q->bias[i] = 0.0f;    /* a ratio of two images of one coil */
+    }
+}
+
+void ph_sequence_draw(ph_sequence *q, int modality, const ph_tissue *tissue, const ph_scanner *scanner, uint64_t seed,
+                      uint32_t index)
 {
     int contrast = modality == PH_T1C, family = contrast ? PH_T1 : modality, i;
-    bmvp_rng shared = bmvp_rng_make(seed, PH_STREAM_SEQUENCE, index, (uint32_t)family);
+    bmvp_rng shared = scanner->number < 0
+                          ? bmvp_rng_make(seed, PH_STREAM_SEQUENCE, index, (uint32_t)family)
+                          : bmvp_rng_make(PH_SCANNER_SEED, PH_STREAM_SCANNER, (uint32_t)scanner->number,
+                                          (uint32_t)family + 1);
     bmvp_rng own = bmvp_rng_make(seed, PH_STREAM_SEQUENCE, index, (uint32_t)(PH_MODALITIES + modality));
     int spin = family == PH_T1 && bmvp_rng_uniform(&shared) < 0.4f;
     const ph_protocol *p = spin ? &ph_t1_spin_echo : &ph_protocols[modality];
-    double tr = ph_range(&shared, p->tr[0], p->tr[1]), te = ph_range(&shared, p->te[0], p->te[1]);
-    double flip = ph_range(&shared, p->flip[0], p->flip[1]) * 3.14159265 / 180.0;
+    double tr = ph_setting(&shared, p->tr, scanner), te = ph_setting(&shared, p->te, scanner);
+    double flip = ph_setting(&shared, p->flip, scanner) * 3.14159265 / 180.0;    /* spin echoes do without */
     double null = tissue[PH_CSF].t1 * log(2.0 / (1.0 + exp(-tr / tissue[PH_CSF].t1)));    /* TI at which CSF is dark */
     double ti = null * ph_range(&shared, 0.95f, 1.03f), gain, white;
     for (i = 0; i < PH_TISSUES; i++) {
-        const ph_tissue *s = &tissue[i];
+        const ph_tissue at = ph_at_field(&tissue[i], i, scanner), *s = &at;
         double t1 = contrast ? 1.0 / (1.0 / s->t1 + PH_RELAXIVITY * s->gadolinium) : s->t1, value;
         if (p->kind == PH_GRADIENT_ECHO) value = ph_gradient_echo(s, t1, tr, te, flip, -1);
         else if (p->kind == PH_INVERSION) value = ph_inversion(s, tr, te, ti);
@@ -108,7 +141,7 @@ void ph_sequence_draw(ph_sequence *q, int modality, const ph_tissue *tissue, uin
         q->weighted[i] = (float)(q->weighted[i] / white * gain);
     }
     q->fresh_blood = (float)(q->fresh_blood / white * gain);
-    q->sigma = (float)gain * ph_range(&own, p->noise[0], p->noise[1]);
-    for (i = 0; i < 9; i++) q->bias[i] = (modality == PH_ADC ? 0.0f : 0.13f) * bmvp_rng_normal(&own);
+    q->sigma = (float)gain * ph_range(&own, p->noise[0], p->noise[1]) * scanner->noise;
+    ph_draw_bias(q, modality, scanner, &own);
     q->slope = bmvp_rng_uniform(&own) < 0.6f || modality == PH_ADC ? 1.0f : ph_range(&own, 0.4f, 2.5f);
 }

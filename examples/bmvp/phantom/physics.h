@@ -5,7 +5,7 @@
 #include "bmvp_tensor.h"
 
 enum { PH_CSF, PH_GREY, PH_WHITE, PH_STRIATUM, PH_PALLIDUM, PH_THALAMUS, PH_NECROSIS, PH_SOLID, PH_ENHANCING, PH_OEDEMA,
-       PH_BLOOD, PH_BONE, PH_FAT, PH_MUSCLE, PH_TISSUES };
+       PH_BLOOD, PH_BONE, PH_FAT, PH_MUSCLE, PH_CLOT, PH_SCAR, PH_BLEED, PH_TISSUES };
 
 /* Times in ms at 3 T, proton density relative to water, diffusion in 1e-3 mm^2/s, gadolinium (after injection) in
    mmol/l. */
@@ -29,7 +29,18 @@ typedef struct ph_sequence {
     float slope;                   /* scl_slope of the file */
 } ph_sequence;
 
+/* A machine with its protocol; number -1: none, each case draws a protocol of its own. Others make all their cases with
+   one protocol, from wider ranges. */
+typedef struct ph_scanner {
+    int number;
+    float t1, noise;           /* T1 of tissue and noise, relative to those of physics.c */
+    float blur;                /* edge of what a voxel averages, in voxels */
+    float shade, bias[9];      /* standard deviation of the coil's polynomial, and the polynomial */
+} ph_scanner;
+#define PH_SCANNER_SEED 20241010 /* scanner k is the same in every data set */
+
 /* Fills signals, noise, bias, gain and slope of one modality of a case. tissue: the case's own values. */
-void ph_sequence_draw(ph_sequence *q, int modality, const ph_tissue *tissue, uint64_t seed, uint32_t index);
+void ph_sequence_draw(ph_sequence *q, int modality, const ph_tissue *tissue, const ph_scanner *scanner, uint64_t seed,
+                      uint32_t index);
 
 #endif

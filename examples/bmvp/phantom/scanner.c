@@ -8,7 +8,7 @@
    tumour counts as core, as in BraTS (necrotic and non-enhancing core have one label). */
 static uint8_t ph_label(const float *w)
 {
-    float core = w[PH_NECROSIS] + w[PH_SOLID], oedema = w[PH_OEDEMA], enhancing = w[PH_ENHANCING];
+    float core = w[PH_NECROSIS] + w[PH_CLOT] + w[PH_SOLID], oedema = w[PH_OEDEMA], enhancing = w[PH_ENHANCING];
     if (core + oedema + enhancing < 0.5f) return 0;
     if (enhancing >= core && enhancing >= oedema) return 3;
     return core >= oedema ? 1 : 2;
@@ -51,6 +51,13 @@ static float ph_value(const ph_sequence *q, int modality, const float *w, float 
     return ph_rician(s * expf(bias), q->sigma, word);
 }
 
+/* Place of a voxel's point s of sub along an axis, in voxels; blur: edge of what the voxel averages. */
+static float ph_sub_point(int64_t i, int s, int sub, float blur)
+{
+    float at = (float)i + ((float)s + 0.5f) / (float)sub - 0.5f;
+    return blur > 1.0f ? (float)i + blur * (at - (float)i) : at;
+}
+
 /* Fractions of a voxel, from sub[0] x sub[1] x sub[2] points where voxels are coarse. 0: outside the mask. */
 static int ph_voxel(const ph_case *c, const int64_t i[3], const int sub[3], float *w)
 {
@@ -59,7 +66,7 @@ static int ph_voxel(const ph_case *c, const int64_t i[3], const int sub[3], floa
     int s[3], a, t, n = sub[0] * sub[1] * sub[2];
     memset(w, 0, PH_TISSUES * sizeof *w);
     for (a = 0; a < 3; a++) {
-        h = ph_max(h, g->step[a] / (float)sub[a]);
+        h = ph_max(h, g->step[a] * c->scanner.blur / (float)sub[a]);
         world[a] = ph_coordinate(g, a, (float)i[a]);
     }
     if (ph_length(world[0] / 84.0f, world[1] / 108.0f, world[2] / 95.0f) > 1.0f) return 0;    /* no head reaches here */
@@ -68,7 +75,7 @@ static int ph_voxel(const ph_case *c, const int64_t i[3], const int sub[3], floa
         for (s[1] = 0; s[1] < sub[1]; s[1]++)
             for (s[0] = 0; s[0] < sub[0]; s[0]++) {
                 for (a = 0; a < 3; a++)
-                    world[a] = ph_coordinate(g, a, (float)i[a] + ((float)s[a] + 0.5f) / (float)sub[a] - 0.5f);
+                    world[a] = ph_coordinate(g, a, ph_sub_point(i[a], s[a], sub[a], c->scanner.blur));
                 f = ph_point(c, world, h, part);
                 if (!(f > 0.0f)) continue;
                 mask += f;
@@ -96,7 +103,7 @@ static float ph_head_voxel(const ph_case *c, const ph_view *v, const int64_t i[3
     int s[3], a, t;
     memset(w, 0, PH_TISSUES * sizeof *w);
     for (a = 0; a < 3; a++) {
-        h = ph_max(h, g->step[a] / (float)sub[a]);
+        h = ph_max(h, g->step[a] * c->scanner.blur / (float)sub[a]);
         at[a] = (float)i[a];
     }
     ph_view_point(v, at, world);
@@ -104,7 +111,7 @@ static float ph_head_voxel(const ph_case *c, const ph_view *v, const int64_t i[3
     for (s[2] = 0; s[2] < sub[2]; s[2]++)
         for (s[1] = 0; s[1] < sub[1]; s[1]++)
             for (s[0] = 0; s[0] < sub[0]; s[0]++) {
-                for (a = 0; a < 3; a++) at[a] = (float)i[a] + ((float)s[a] + 0.5f) / (float)sub[a] - 0.5f;
+                for (a = 0; a < 3; a++) at[a] = ph_sub_point(i[a], s[a], sub[a], c->scanner.blur);
                 ph_view_point(v, at, world);
                 brain += ph_head_point(c, world, h, part) / n;
                 for (t = 0; t < PH_TISSUES; t++) w[t] += part[t] / n;
@@ -172,7 +179,7 @@ void ph_render(ph_volumes *v, const ph_case *c, uint64_t seed)
     float w[PH_TISSUES];
     int64_t i[3];
     int sub[3], a;
-    for (a = 0; a < 3; a++) sub[a] = (int)ceilf(g->step[a] / apart);
+    for (a = 0; a < 3; a++) sub[a] = (int)ceilf(g->step[a] * c->scanner.blur / apart);
     ph_paint_vessels(v, c);
     for (i[2] = 0; i[2] < g->dim[2]; i[2]++)
         for (i[1] = 0; i[1] < g->dim[1]; i[1]++)

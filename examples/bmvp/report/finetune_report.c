@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_CASES = 3, COLUMNS = 3 };
+enum { MAX_CASES = VALIDATION_MAPS, COLUMNS = 3 };
 
 static void show_state(report_page *r, bmvp_ft *f, const finetune_data *d, int64_t total, double seconds)
 {
@@ -99,8 +99,20 @@ static void show_curves(report_page *r, const finetune_data *d, const char *log_
     report_log_free(&log);
 }
 
-static bmvp_status case_row(bmvp_ft *f, const finetune_data *d, int64_t i, report_picture row[COLUMNS],
-                            overlay_memory *m, char *caption, size_t size, bmvp_error *err)
+/* The j-th case for validation as the last validation saw it, or case i as the network sees it now. */
+static bmvp_status predicted_map(bmvp_ft *f, const finetune_data *d, const validation_maps *seen, int j, int64_t i,
+                                 unsigned char *out, double *dice, bmvp_error *err)
+{
+    const int64_t *dim = d->all.cases[i].dim;
+    if (j >= seen->n) return validation_look(f, d, i, out, dice, err);
+    memcpy(out, seen->map[j], (size_t)(dim[0] * dim[1] * dim[2]));
+    memcpy(dice, seen->dice[j], sizeof seen->dice[j]);
+    return BMVP_OK;
+}
+
+static bmvp_status case_row(bmvp_ft *f, const finetune_data *d, const validation_maps *seen, int j, int64_t i,
+                            report_picture row[COLUMNS], overlay_memory *m, char *caption, size_t size,
+                            bmvp_error *err)
 {
     static const int64_t origin[3] = { 0, 0, 0 };
     const bmvp_labels *l = bmvp_ft_labels(f);
@@ -115,7 +127,7 @@ static bmvp_status case_row(bmvp_ft *f, const finetune_data *d, int64_t i, repor
     for (k = 0; k + 1 < d->all.n_modalities && !(d->all.cases[i].modalities >> k & 1u); ++k) { }
     if (!st) st = prepared_crop(&d->all, i, k, origin, dim, image, err);
     if (!st) st = prepared_label(&d->all, i, origin, dim, values, err);
-    if (!st) st = validation_look(f, d, i, predicted, dice, err);
+    if (!st) st = predicted_map(f, d, seen, j, i, predicted, dice, err);
     for (v = 0; v < n && !st; ++v) truth[v] = (unsigned char)values[v];
     if (!st) {
         region_numbers(l, truth, n);
@@ -133,7 +145,8 @@ static bmvp_status case_row(bmvp_ft *f, const finetune_data *d, int64_t i, repor
     return st;
 }
 
-static bmvp_status show_cases(report_page *r, bmvp_ft *f, const finetune_data *d, bmvp_error *err)
+static bmvp_status show_cases(report_page *r, bmvp_ft *f, const finetune_data *d, const validation_maps *seen,
+                              bmvp_error *err)
 {
     static const char *const column[COLUMNS] = { "image", "truth", "prediction" };
     const int64_t *from = d->n_val > 0 ? d->val : d->train, most = d->n_val > 0 ? d->n_val : d->n_train;
@@ -142,7 +155,7 @@ static bmvp_status show_cases(report_page *r, bmvp_ft *f, const finetune_data *d
     overlay_memory memory[MAX_CASES];
     report_colour legend[REGION_COLOURS];
     const char *name[MAX_CASES];
-    char caption[MAX_CASES][256];
+    char caption[MAX_CASES][256], about[256];
     report_grid grid;
     bmvp_status st = BMVP_OK;
     int i;
@@ -150,7 +163,7 @@ static bmvp_status show_cases(report_page *r, bmvp_ft *f, const finetune_data *d
     memset(&grid, 0, sizeof grid);
     for (i = 0; i < n && !st; ++i) {
         name[i] = d->all.data.item[from[i]].id;
-        st = case_row(f, d, from[i], picture + i * COLUMNS, &memory[i], caption[i], sizeof caption[i], err);
+        st = case_row(f, d, seen, i, from[i], picture + i * COLUMNS, &memory[i], caption[i], sizeof caption[i], err);
         picture[i * COLUMNS + 2].caption = caption[i];
     }
     memcpy(legend, region_colour, sizeof legend);
@@ -162,9 +175,11 @@ static bmvp_status show_cases(report_page *r, bmvp_ft *f, const finetune_data *d
     grid.rows = n;
     grid.cols = COLUMNS;
     grid.legend = legend;
-    if (!st) (void)report_section(r, d->n_val > 0 ? "Validation cases" : "Training cases",
-                                  "The axial plane with most labelled voxels, with the regions in colour: the more the "
-                                  "prediction looks like the truth, the better. The network is that of the last step.");
+    snprintf(about, sizeof about,
+             "The axial plane with most labelled voxels, with the regions in colour: the more the prediction looks "
+             "like the truth, the better. The network is that of step %lld.",
+             (long long)(seen->n ? seen->step : bmvp_ft_steps(f)));
+    if (!st) (void)report_section(r, d->n_val > 0 ? "Validation cases" : "Training cases", about);
     if (!st) (void)report_images(r, &grid);
     for (i = 0; i < n; ++i) overlay_free(&memory[i]);
     return st;
@@ -184,8 +199,8 @@ static void show_configuration(report_page *r, bmvp_ft *f)
     (void)report_pairs(r, bmvp_ft_config_of(f)->preset, key, text, n);
 }
 
-bmvp_status finetune_report(bmvp_ft *f, const finetune_data *d, const char *out, int64_t total, double seconds,
-                            bmvp_error *err)
+bmvp_status finetune_report(bmvp_ft *f, const finetune_data *d, const validation_maps *seen, const char *out,
+                            int64_t total, double seconds, bmvp_error *err)
 {
     char *path = path_join(out, "report.html"), *log = path_join(out, "log.jsonl");
     report_page r;
@@ -197,7 +212,7 @@ bmvp_status finetune_report(bmvp_ft *f, const finetune_data *d, const char *out,
         show_state(&r, f, d, total, seconds);
         (void)report_section(&r, "Training", NULL);
         show_curves(&r, d, log);
-        if (d->segment) st = show_cases(&r, f, d, err);
+        if (d->segment) st = show_cases(&r, f, d, seen, err);
         show_configuration(&r, f);
         if (st) report_discard(&r);
         else if (report_close(&r) != BMVP_OK) st = bmvp_error_set(err, r.error.status, "%s", r.error.message);
