@@ -145,7 +145,8 @@ int main(void)
         look[i].title = title[i], look[i].width = 4, look[i].height = 16, look[i].value = p[0][21 * i];
         look[i].low = 0, look[i].high = (float)largest;
     }
-    if (picture_write("05_attention.svg", look, 4)) return 1;
+    if (picture_write("05_attention.svg", "What a token looks at: its row as the grid, 4 slices, one below the other; "
+                      "white: most.", look, 4)) return 1;
 
     for (h = 0; h < HEADS; ++h) attend_matrix(p[h], h, 50, matrix), attend_streaming(h, 50, streaming);
     attend_op(c, 50, op);

@@ -183,7 +183,8 @@ int main(int argc, char **argv)
            correlation(a.data, on_a.data, 48 * 56 * 40));
     printf("the label, linear: %d values, nearest: %d values; Dice with the lesion of a %.3f\n", count_values(&linear),
            count_values(&nearest), 2 * (double)both / (double)(na + centre(&nearest, vb)));
-    if (picture_write("06_nifti.svg", look, 3)) return 1;
+    if (picture_write("06_nifti.svg", "The same head: b's axes go up, back and left, with voxels of 2 mm; white: the "
+                      "lesion.", look, 3)) return 1;
     bmvp_nii_volume_free(&a), bmvp_nii_volume_free(&b), bmvp_nii_volume_free(&la), bmvp_nii_volume_free(&lb);
     bmvp_nii_volume_free(&on_a), bmvp_nii_volume_free(&linear), bmvp_nii_volume_free(&nearest);
     return 0;

@@ -107,8 +107,8 @@ static int show(bmvp_ssl *ssl, const bmvp_ssl_item *item)
 {
     static float of[5][VOXELS];
     const bmvp_ssl_preview look = { of[0], of[1], of[2], of[3] };
-    const char *const title[7] = { "crop of t1", "mask", "view: filled from t2", "view: filled from T", "rebuilt",
-                                   "rebuilt", "template T of t1" };
+    const char *const title[7] = { "crop of t1", "mask", "view: filled from t2", "view: filled from T",
+                                   "rebuilt from the first", "rebuilt from the second", "template T of t1" };
     const float *what[7];
     picture p[7];
     int i;
@@ -120,7 +120,8 @@ static int show(bmvp_ssl *ssl, const bmvp_ssl_item *item)
         p[i].title = title[i], p[i].value = what[i] + VOXELS / 2, p[i].width = p[i].height = EDGE;
         p[i].low = 0, p[i].high = 1;
     }
-    return picture_write("07_method.svg", p, 7);
+    return picture_write("07_method.svg", "The middle slice. Where the mask is white the crop is hidden: a view shows "
+                         "t2 there, or the template; both are to become the crop again.", p, 7);
 }
 
 int main(int argc, char **argv)

@@ -103,7 +103,8 @@ static void show(float (*seen)[N])
         p[i].title = title[i], p[i].width = p[i].height = E, p[i].value = what[i] + z * E * E;
         p[i].low = 0, p[i].high = 1;
     }
-    (void)picture_write("10_finetune.svg", p, 5);
+    (void)picture_write("10_finetune.svg", "A case that was not trained on, and where the network finds the ball: "
+                        "white is sure, grey is not.", p, 5);
 }
 
 int main(void)

@@ -17,8 +17,7 @@
    | bmvp_nii_register, its many starts: NMI 1.269, 0.1 mm from the truth
    | on 8 mm: NMI 1.383, of the runner-up 1.371
    Exercises:
-   1. From which turns about z does climb() come home? Try 0, 30, 60 ... 180 degrees. Hint: `turned` below, its last
-      number, and no shift.
+   1. From which turns about z does climb() come home? Try 0, 30 .. 180 degrees. Hint: `turned`'s last number, no shift.
    2. Climb on the correlation of the two brightnesses in place of the NMI. How near does it end? Hint: fat is bright
       in both scans, but water is dark in one and bright in the other.
    In the headers: bmvp_nifti.h >>register; >>mutual information (windows, gradient), >>search (the many places). */
@@ -160,7 +159,8 @@ static void show(const bmvp_nii_volume *t1, const bmvp_nii_volume *t2, const bmv
         p[i].width = i < 3 ? X : BINS, p[i].height = i < 3 ? Y : BINS;
         p[i].low = 0, p[i].high = i < 3 ? 1 : 0.004f;
     }
-    if (picture_write("11_registration.svg", p, 6)) exit(1);
+    if (picture_write("11_registration.svg", "Histograms: brightness of t1 to the right, of t2 downwards; white: "
+                      "often. Where the scans lie right they are sharp.", p, 6)) exit(1);
 }
 
 static void say(const char *what, double nmi, const double m[16], const double truth[16], const bmvp_nii_volume *grid)

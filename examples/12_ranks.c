@@ -5,7 +5,7 @@
    batch (SyncBatchNorm), and the contrast has to look for a crop among those of all ranks (gathered negatives).
    What ranks exchange with is a table of six functions, bmvp_comm; tests/support/ranks.h fills one for threads, the
    program has others for sockets and MPI.
-   Run:  cc -O2 -I. examples/12_ranks.c -o 12_ranks -lm -lpthread && ./12_ranks             (3 s; compiling: 20 s)
+   Run:  cc -O2 -I. examples/12_ranks.c -o 12_ranks -lm -lpthread && ./12_ranks             (5 s; compiling: 20 s)
    You see, numbers within 1 % or 0.02:
    | rank 0 alone 0.50 with the others 1.50
    | rank 1 alone 2.50 with the others 1.50

@@ -1,8 +1,11 @@
-/* picture.h - what a lesson shows: grey pictures side by side, with a title each, as one SVG file for any browser */
+/* picture.h - what a lesson shows: grey pictures side by side, with a title each, and a sentence about them, as one SVG
+   file for any browser. The program's own writer (bmvp/report) makes whole pages and PNG files; it needs bmvp_nn.h and
+   gzip, without which lessons 5 and 6 compile from one line. */
 #ifndef PICTURE_H_INCLUDED
 #define PICTURE_H_INCLUDED
 
 #include <stdio.h>
+#include <string.h>
 
 typedef struct picture {
     const char *title;
@@ -31,23 +34,35 @@ static void picture_row(FILE *f, const picture *p, int y, double left, double ed
     }
 }
 
-/* n pictures of 160 units in a row. Says where they are, or why not; returns 0, or 1 after a failure. */
-static int picture_write(const char *path, const picture *p, int n)
+static double picture_edge(const picture *p) { return 160.0 / (p->width > p->height ? p->width : p->height); }
+
+/* Units from the left of a picture to that of the next: those of the picture or of its title */
+static double picture_room(const picture *p)
+{
+    const double image = p->width * picture_edge(p), title = 6.0 * (double)strlen(p->title);
+    return 10 + (image > title ? image : title);
+}
+
+/* n pictures of at most 160 x 160 units in a row, and `about` below. Says where they are, or why not; returns 0, or 1
+   after a failure. */
+static int picture_write(const char *path, const char *about, const picture *p, int n)
 {
     FILE *f = fopen(path, "w");
+    double left = 10, width = 10;
     int i, y, bad;
     if (!f) {
         printf("%s could not be written\n", path);
         return 1;
     }
-    fprintf(f, "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d 192' ", n * 170 + 10);
+    for (i = 0; i < n; ++i) width += picture_room(&p[i]);
+    if (width < 20 + 6.0 * (double)strlen(about)) width = 20 + 6.0 * (double)strlen(about);
+    fprintf(f, "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %.0f 212' shape-rendering='crispEdges' ", width);
     fprintf(f, "font-family='sans-serif' font-size='11'>\n<rect width='100%%' height='100%%' fill='white'/>\n");
-    for (i = 0; i < n; ++i) {
-        const double edge = 160.0 / (p[i].width > p[i].height ? p[i].width : p[i].height);
-        fprintf(f, "<text x='%d' y='16'>%s</text>\n", 10 + i * 170, p[i].title);
-        for (y = 0; y < p[i].height; ++y) picture_row(f, &p[i], y, 10 + i * 170, edge);
+    for (i = 0; i < n; ++i, left += picture_room(&p[i - 1])) {
+        fprintf(f, "<text x='%.2f' y='16'>%s</text>\n", left, p[i].title);
+        for (y = 0; y < p[i].height; ++y) picture_row(f, &p[i], y, left, picture_edge(&p[i]));
     }
-    fprintf(f, "</svg>\n");
+    fprintf(f, "<text x='10' y='202' fill='#555'>%s</text>\n</svg>\n", about);
     bad = ferror(f);
     if (fclose(f) || bad) printf("%s could not be written whole\n", path);
     else printf("look at %s\n", path);

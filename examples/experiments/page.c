@@ -390,8 +390,6 @@ static bmvp_status show_runs_pictures(report_page *page, const char *data, const
         st = picture_row(&d, &d.item[index[i]], runs, n, picture + i * (n + 2), memory[i], err);
     }
     for (k = 0; k < n; ++k) column[2 + k] = runs[k].name;
-    memcpy(legend, region_colour, sizeof legend);
-    for (k = 0; k < d.labels.n && k < REGION_COLOURS; ++k) legend[k].name = d.labels.region[k];
     grid.caption = "Test cases: the axial plane with most labelled voxels";
     grid.about = "Regions in colour: the more a prediction looks like the truth, the better.";
     grid.row_name = row;
@@ -400,7 +398,7 @@ static bmvp_status show_runs_pictures(report_page *page, const char *data, const
     grid.rows = i;
     grid.cols = n + 2;
     grid.legend = legend;
-    grid.n_legend = k;
+    grid.n_legend = region_legend(&d.labels, legend);
     if (!st) (void)report_images(page, &grid);
     for (i = 0; i < ROWS; ++i)
         for (k = 0; k < n; ++k) overlay_free(&memory[i][k]);
@@ -423,7 +421,8 @@ static bmvp_status show_runs(const char *out, const char *data, const char *spli
     if (report_open(&page, out, NULL, "runs", "Fine-tuning") != BMVP_OK)
         return bmvp_error_set(err, page.error.status, "%s", page.error.message);
     (void)report_section(&page, "Segmentation",
-                         "The same fine-tuning with and without pre-training, and what it makes of the test cases.");
+                         "The same fine-tuning with and without pre-training, and what it makes of the test cases. "
+                         "Dice is the overlap of prediction and truth: 0 is none, 1 is perfect.");
     st = show_runs_table(&page, runs, n, err);
     if (!st) st = show_runs_curves(&page, runs, n, err);
     if (!st) st = show_runs_pictures(&page, data, split, runs, n, err);

@@ -136,8 +136,11 @@ static bmvp_status case_row(bmvp_ft *f, const finetune_data *d, const validation
         if (st) bmvp_error_set(err, st, "out of memory for the pictures");
     }
     caption[0] = 0;
-    for (k = 0; k < l->n && !st && used < size; ++k)
-        used += (size_t)snprintf(caption + used, size - used, "%s%s %.2f", k ? ", " : "Dice ", l->region[k], dice[k]);
+    for (k = 0; k < l->n && !st && used < size; ++k) {
+        char text[16] = "not there"; /* no voxel of it in the truth */
+        if (dice[k] == dice[k]) snprintf(text, sizeof text, "%.2f", dice[k]);
+        used += (size_t)snprintf(caption + used, size - used, "%s%s %s", k ? ", " : "Dice ", l->region[k], text);
+    }
     free(image);
     free(values);
     free(truth);
@@ -166,9 +169,7 @@ static bmvp_status show_cases(report_page *r, bmvp_ft *f, const finetune_data *d
         st = case_row(f, d, seen, i, from[i], picture + i * COLUMNS, &memory[i], caption[i], sizeof caption[i], err);
         picture[i * COLUMNS + 2].caption = caption[i];
     }
-    memcpy(legend, region_colour, sizeof legend);
-    grid.n_legend = bmvp_ft_labels(f)->n < REGION_COLOURS ? bmvp_ft_labels(f)->n : REGION_COLOURS;
-    for (i = 0; i < grid.n_legend; ++i) legend[i].name = bmvp_ft_labels(f)->region[i];
+    grid.n_legend = region_legend(bmvp_ft_labels(f), legend);
     grid.row_name = name;
     grid.col_name = column;
     grid.picture = picture;

@@ -3,10 +3,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-const report_colour region_colour[REGION_COLOURS] = {
+static const report_colour region_colour[REGION_COLOURS] = {
     { "", { 66, 166, 90 } },   { "", { 235, 170, 40 } }, { "", { 225, 65, 60 } },  { "", { 70, 130, 225 } },
     { "", { 160, 90, 200 } },  { "", { 40, 190, 190 } }, { "", { 230, 120, 180 } }, { "", { 150, 150, 60 } },
 };
+
+int region_legend(const bmvp_labels *l, report_colour legend[REGION_COLOURS])
+{
+    const int n = l->n < REGION_COLOURS ? l->n : REGION_COLOURS;
+    int i;
+    memcpy(legend, region_colour, sizeof region_colour);
+    for (i = 0; i < n; ++i) {
+        const char *name = l->region[i];
+        legend[i].name = strcmp(name, "WT") == 0   ? "WT: whole tumour"
+                         : strcmp(name, "TC") == 0 ? "TC: its core"
+                         : strcmp(name, "ET") == 0 ? "ET: what takes up contrast agent"
+                                                   : name;
+    }
+    return n;
+}
 
 void region_numbers(const bmvp_labels *l, unsigned char *v, int64_t n)
 {

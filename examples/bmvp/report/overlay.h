@@ -8,7 +8,8 @@
 #include "report.h"
 
 enum { REGION_COLOURS = 8 };
-extern const report_colour region_colour[REGION_COLOURS]; /* of region 0, 1 ...; without names */
+/* The colours of the regions, with their names, those of a tumour in words; returns how many. */
+int region_legend(const bmvp_labels *l, report_colour legend[REGION_COLOURS]);
 typedef struct overlay_memory {
     float *grey, *slice;
     unsigned char *label, *rgb;

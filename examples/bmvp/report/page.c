@@ -101,8 +101,8 @@ static const char *const PAGE_STYLE[] = {
     "table.pics td{padding:2px 3px;vertical-align:top;text-align:center}\n"
     "table.pics img{display:block;margin:0 auto;background:#000;border-radius:2px}img.px{image-rendering:pixelated}\n"
     "table.pics .of{display:none}\n"
-    "table.pics small{display:block;color:var(--soft);font-size:11.5px;line-height:1.3;padding-top:1px;"
-    "font-variant-numeric:tabular-nums}\n",
+    "table.pics small{display:block;width:0;min-width:100%;color:var(--soft);font-size:11.5px;line-height:1.3;"
+    "padding-top:1px;font-variant-numeric:tabular-nums}\n",
     ".plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr));gap:14px 28px;"
     "margin:10px 0}\nfigure{margin:0 0 14px;min-width:0;break-inside:avoid}\n"
     "figure .scroll{margin-bottom:4px}"
@@ -117,13 +117,13 @@ static const char *const PAGE_STYLE[] = {
     "stroke-dasharray:3 3;visibility:hidden}\n"
     /* On a phone nothing is wider than the screen: pictures go on in the next line, each with its column's name. */
     "@media(max-width:560px){svg text{font-size:18px}main,body>header,body>footer{padding-left:14px;padding-right:14px}"
-    "h1{font-size:22px}.tiles div{flex-basis:40%}.tiles dd{font-size:17px}table.data{font-size:13px}"
+    "h1{font-size:22px}.tiles div{flex-basis:40%}.tiles dd{font-size:15px}table.data{font-size:13px}"
     "table.data th,table.data td{padding-right:10px;white-space:normal}table.pics thead{display:none}"
     "table.pics,table.pics tbody,table.pics tbody th,table.pics td{display:block}"
-    "table.pics tr{display:flex;flex-wrap:wrap;gap:4px 6px;margin-bottom:8px}table.pics tbody th{flex-basis:100%}"
-    "table.pics td{padding:0;width:calc(25% - 5px)}table.pics.few td{width:calc(33.3% - 4px)}"
-    "table.pics img{width:100%;height:auto}"
-    "table.pics .of{display:block;font-size:10.5px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}}\n",
+    "table.pics tr{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:0 6px;margin-bottom:8px}"
+    "table.pics.few tr{grid-template-columns:repeat(3,minmax(0,1fr))}table.pics tbody th{grid-column:1/-1}"
+    "table.pics td{padding:0 0 4px;display:grid;grid-row:span 3;grid-template-rows:subgrid}"
+    "table.pics img{width:100%;height:auto}table.pics .of{display:block;align-self:end;font-size:10.5px}}\n",
     "@media print{:root{--bg:#fff;--fg:#000;--soft:#444;--line:#ccc;--panel:#fff;--c0:#2468b4;--c1:#c8581a;"
     "--c2:#2b8a57;--c3:#8650b4;--c4:#a5741a;--c5:#0f8593;--c6:#b93a5f;--c7:#444;color-scheme:light;"
     "print-color-adjust:exact;-webkit-print-color-adjust:exact}body{font-size:11pt}nav{display:none}"
