@@ -1,12 +1,14 @@
 /* bench_nifti.c - speed of bmvp_nifti.h: reading .nii.gz beside nifti_clib and beside the bare decompression by
-   libdeflate, the preparation chain, crops.
+   libdeflate, the preparation chain, crops; with --register, of a pair of heads: rigid registration, resampling by its
+   matrix, the brain's mask by a template, the mask's signed distances (peers: twin.py --register).
 
    cc -std=c99 -O2 -I. tests/bench/bench_nifti.c -o bench_nifti -ldeflate -lm
    with nifti_clib: -DHAVE_NIFTICLIB -I/usr/include/nifti ... -lnifti2 -lznz -lz; with libdeflate: -DHAVE_LIBDEFLATE
    bench_nifti [--json] FILE.nii.gz [more modalities of the case ...]
+   bench_nifti [--json] --register FIXED MOVING TEMPLATE TEMPLATE_BRAIN
 
-   Times are processor time (user and system) of this one-threaded program, medians of 15 runs with the files in the
-   page cache: on a busy machine they mean more than wall time, on an idle one they are the same. */
+   Times are processor time (user and system) of this one-threaded program, medians of 15 runs (masks: 5) with the files
+   in the page cache: on a busy machine they mean more than wall time, on an idle one they are the same. */
 #define BMVP_NIFTI_IMPLEMENTATION
 #include "bmvp_nifti.h"
 #include <time.h>
@@ -17,7 +19,7 @@
 #include <libdeflate.h>
 #endif
 
-enum { RUNS = 15 };
+enum { RUNS = 15, LONG_RUNS = 5 };
 
 static double now(void) {
     struct timespec t;
@@ -30,20 +32,24 @@ static int by_size(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static double median(double *ms) {
-    qsort(ms, RUNS, sizeof *ms, by_size);
-    return ms[RUNS / 2];
+static double median(double *ms, int runs) {
+    qsort(ms, (size_t)runs, sizeof *ms, by_size);
+    return ms[runs / 2];
 }
 
 /* peer NULL: ours. Text of the last argument: what was measured. */
-static void report(int json, const char *row, const char *peer, double *ms, const char *what) {
-    const double middle = median(ms);
+static void report_of(int json, const char *row, const char *peer, double *ms, int runs, const char *what) {
+    const double middle = median(ms, runs);
     if (json) {
         printf("{\"row\":\"%s\",\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d", row, middle, ms[0],
-               (ms[RUNS - 1] - ms[0]) / middle, RUNS);
+               (ms[runs - 1] - ms[0]) / middle, runs);
         if (peer) printf(",\"layout\":\"%s\"", peer);
         printf("}\n");
     } else printf("%s %s: %.2f ms (%s)\n", row, peer ? peer : "bmvp", middle, what);
+}
+
+static void report(int json, const char *row, const char *peer, double *ms, const char *what) {
+    report_of(json, row, peer, ms, RUNS, what);
 }
 
 static void check(bmvp_status s, const bmvp_error *err) {
@@ -160,7 +166,7 @@ static void bench_chain(int json, char **paths, int n, const char *out) {
     }
     bmvp_nii_pool_free(&pool);
     if (json) return; /* run.sh times the program itself */
-    printf("prepare a case of %d modalities: %.0f ms (mean ms:", n, median(total));
+    printf("prepare a case of %d modalities: %.0f ms (mean ms:", n, median(total, RUNS));
     for (m = 0; m < 5; m++) printf("%s %s %.1f", m ? "," : "", names[m], step[m]);
     printf(")\n");
 }
@@ -191,12 +197,69 @@ static void bench_box(int json, const char *path) {
     free(crop);
 }
 
+/* What is measured of a pair of heads; each leaves its result for the next. */
+typedef struct pair {
+    bmvp_nii_volume fixed, moving, tmpl, brain, moved, mask, mm;
+    bmvp_nii_registration r;
+} pair;
+
+static bmvp_status align(pair *p, bmvp_error *err) {
+    return bmvp_nii_register(&p->r, &p->fixed, &p->moving, NULL, err);
+}
+
+static bmvp_status resample(pair *p, bmvp_error *err) {
+    bmvp_nii_volume_free(&p->moved);
+    return bmvp_nii_resample_to(&p->moved, &p->moving, &p->fixed, p->r.matrix, BMVP_NII_LINEAR, 0, err);
+}
+
+static bmvp_status strip(pair *p, bmvp_error *err) {
+    bmvp_nii_volume_free(&p->mask);
+    return bmvp_nii_brain_mask(&p->mask, &p->fixed, 1, &p->tmpl, &p->brain, NULL, NULL, err);
+}
+
+static bmvp_status distances(pair *p, bmvp_error *err) {
+    bmvp_nii_volume_free(&p->mm);
+    return bmvp_nii_distance(&p->mm, &p->mask, err);
+}
+
+static void bench_pair(int json, char **paths) {
+    static const struct {
+        const char *row, *what;
+        bmvp_status (*run)(pair *p, bmvp_error *err);
+        int runs;
+    } rows[] = {{"register", "rigid, of two images", align, RUNS},
+                {"resample", "linear, onto the fixed", resample, RUNS},
+                {"brain_mask", "one image", strip, LONG_RUNS},
+                {"distance", "signed, of the mask", distances, RUNS}};
+    pair p;
+    bmvp_nii_volume *const all[] = {&p.fixed, &p.moving, &p.tmpl, &p.brain, &p.moved, &p.mask, &p.mm};
+    bmvp_error err;
+    int i, k;
+    memset(&p, 0, sizeof p);
+    for (i = 0; i < 4; i++) check(bmvp_nii_read_volume(all[i], paths[i], NULL, NULL, &err), &err);
+    for (k = 0; k < (int)(sizeof rows / sizeof *rows); k++) {
+        double ms[RUNS];
+        for (i = 0; i < rows[k].runs; i++) {
+            const double start = now();
+            check(rows[k].run(&p, &err), &err);
+            ms[i] = now() - start;
+        }
+        report_of(json, rows[k].row, NULL, ms, rows[k].runs, rows[k].what);
+    }
+    for (i = 0; i < (int)(sizeof all / sizeof *all); i++) bmvp_nii_volume_free(all[i]);
+}
+
 int main(int argc, char **argv) {
     const char *out = "bench_nifti_case.nii";
     const int json = argc > 1 && strcmp(argv[1], "--json") == 0;
     int i;
-    if (argc < 2 + json || argc > 17 + json) {
-        printf("usage: bench_nifti [--json] FILE.nii.gz [more modalities of the case ...]\n");
+    if (argc == 6 + json && strcmp(argv[1 + json], "--register") == 0) {
+        bench_pair(json, argv + 2 + json);
+        return 0;
+    }
+    if (argc < 2 + json || argc > 17 + json || argv[1 + json][0] == '-') {
+        printf("usage: bench_nifti [--json] FILE.nii.gz [more modalities of the case ...]\n"
+               "       bench_nifti [--json] --register FIXED MOVING TEMPLATE TEMPLATE_BRAIN\n");
         return 2;
     }
     for (i = 1 + json; i < argc; i++) bench_read(json, argv[i]);

@@ -4,7 +4,7 @@
 #   THREADS=2         threads of both sides (default: all)
 #   REPS=7            runs of a row, the median counts; rows that take seconds are run 5 times, by PyTorch 3 times
 #   FULL=1            all kernels as well, and PyTorch's long rows 5 times
-#   ONLY=step         this row of bench_step and no other, or one of prepare, files, metrics
+#   ONLY=step         this row of bench_step and no other, or one of prepare, files, heads, metrics
 #   JSON=FILE         the table as lines of JSON too, with everything that was measured; the same: --json=FILE
 #   PYTHON=python3    interpreter whose torch (and monai) is the peer
 #   BMVP_DATA=DIR     where patients/msd_brats_001 lies: preparation and reading of files
@@ -64,7 +64,7 @@ peers=1
 twin --machine > "$tmp/torch"
 build/bench_step --threads "$THREADS" --json --machine > "$tmp/machine" || exit 1
 section() { [ -z "${ONLY:-}" ] || [ "$ONLY" = "$1" ]; }
-if ! section prepare && ! section files && ! section metrics; then
+if ! section prepare && ! section files && ! section heads && ! section metrics; then
     beside "$ONLY" "$REPS" "$REPS"
 elif [ -z "${ONLY:-}" ]; then
     beside step "$REPS" "$PEER_LONG"
@@ -81,24 +81,27 @@ elif [ -z "${ONLY:-}" ]; then
     fi
 fi
 
-# Preparation on one core: seconds of a case, reading and writing included; the program is started anew each time.
+# prepare ROW RUNS OPTIONS...: preparation on one core, seconds of a case, reading and writing included; the program is started anew each time
 prepare() {
-    i=0
-    while [ $i -le "$REPS" ]; do
+    row=$1 runs=$2 i=0
+    shift 2
+    while [ $i -le "$runs" ]; do
         rm -rf "$tmp/prepared"
         start=$(date +%s%N)
-        build/bmvp prepare --data "$tmp/data" --out "$tmp/prepared" --threads 1 > "$tmp/log" 2>&1 || {
+        build/bmvp prepare "$@" --out "$tmp/prepared" --threads 1 > "$tmp/log" 2>&1 || {
             cat "$tmp/log" >&2
             return
         }
         [ $i -gt 0 ] && echo $((($(date +%s%N) - start) / 1000))
         i=$((i + 1))
-    done | sort -n | awk '
+    done | sort -n | awk -v row="$row" '
         { v[NR] = $1 / 1000 }
         END { if (NR) { m = (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2
-              printf("{\"row\":\"prepare\",\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d}\n",
-                     m, v[1], (v[NR] - v[1]) / m, NR) } }'
+              printf("{\"row\":\"%s\",\"median_ms\":%.4f,\"best_ms\":%.4f,\"spread\":%.3f,\"runs\":%d}\n",
+                     row, m, v[1], (v[NR] - v[1]) / m, NR) } }'
 }
+# build_nifti FLAGS...: $tmp/bench_nifti
+build_nifti() { $CC -std=c99 -O2 -I. ${DEFS:-} tests/bench/bench_nifti.c -o "$tmp/bench_nifti" ${GZ:--ldeflate} "$@" -lm; }
 reading() {
     flags= libs=
     if echo '#include <nifti2_io.h>' | $CC -I/usr/include/nifti -E - > /dev/null 2>&1; then # Debian: libnifti-dev
@@ -107,7 +110,7 @@ reading() {
     if echo '#include <libdeflate.h>' | $CC -E - > /dev/null 2>&1; then
         flags="$flags -DHAVE_LIBDEFLATE" libs="$libs -ldeflate"
     fi
-    $CC -std=c99 -O2 -I. ${DEFS:-} $flags tests/bench/bench_nifti.c -o "$tmp/bench_nifti" ${GZ:--ldeflate} $libs -lm &&
+    build_nifti $flags $libs &&
         (cd "$tmp" && env $KEEP ./bench_nifti --json data/case/t1c.nii.gz) > "$tmp/nifti" || return
     grep -v '"layout"' "$tmp/nifti" >> "$tmp/ours"
     grep '"layout"' "$tmp/nifti" >> "$tmp/peer"
@@ -116,7 +119,7 @@ if [ -d "$CASE" ]; then
     mkdir "$tmp/data" && ln -s "$(cd "$CASE" && pwd)" "$tmp/data/case"
     if section prepare; then
         echo "prepare ..." >&2
-        prepare >> "$tmp/ours"
+        prepare prepare "$REPS" --data "$tmp/data" >> "$tmp/ours"
         [ -n "$peers" ] && twin --prepare "$CASE" --reps "$LONG" >> "$tmp/peer"
     fi
     if section files; then
@@ -125,6 +128,22 @@ if [ -d "$CASE" ]; then
     fi
 elif section prepare || section files; then
     echo "rows prepare and read_* need patients/msd_brats_001 below BMVP_DATA" >&2
+fi
+# Registration, resampling, masks, distances: phantom heads of 1 mm voxels, moved; prepare_heads: a case of four of them, registered, brought
+# to a template and stripped.
+if section heads; then
+    echo "heads ..." >&2
+    for seed in 3 8; do
+        build/bmvp phantom --out "$tmp/heads$seed" --heads --cases 1 --size 240 --fov 240 --tumours 0 --missing 0 --thick 0 --seed $seed > "$tmp/log" 2>&1 || {
+            cat "$tmp/log" >&2
+            exit 1
+        }
+    done
+    head=$tmp/heads3/case_0001 other=$tmp/heads8/case_0001/t1
+    build_nifti && "$tmp/bench_nifti" --json --register "$head/t1.nii.gz" "$head/t2.nii.gz" "$other.nii.gz" "${other}_brain_mask.nii.gz" >> "$tmp/ours" || exit 1
+    prepare prepare_heads "$LONG" --data "$tmp/heads3" --register rigid --template "$other.nii.gz" --template-brain "${other}_brain_mask.nii.gz" --strip \
+        >> "$tmp/ours"
+    [ -n "$peers" ] && twin --register "$head/t1.nii.gz" "$head/t2.nii.gz" "$head/t1_brain_mask.nii.gz" --reps "$PEER_LONG" >> "$tmp/peer"
 fi
 if section metrics; then
     echo "metrics ..." >&2

@@ -38,6 +38,7 @@ BEGIN {
     faster["unetr_forward"] = faster["swin_unetr_forward"] = 1.1; faster["unetr_step"] = faster["swin_unetr_step"] = 1.3
     within["depthwise5_64_48_forward"] = 5; within["depthwise5_64_48_backward"] = 12
     within["prepare"] = 150; within["read_crop"] = 5
+    within["register"] = 500; within["prepare_heads"] = 6000
     faster["read_nii_gz"] = 2; faster["read_nii_gz_bare"] = 0.91 # within 10 % of libdeflate alone
     within["hd95_tumour"] = within["hd95_brain"] = within["hd95_far"] = within["hd95_real"] = 100
 }

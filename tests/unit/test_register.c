@@ -232,24 +232,31 @@ static void test_gradient(void)
     bmvp_nii_volume_free(&ml);
 }
 
+/* A file below BMVP_DATA; 0 and a test that is skipped when there is none. */
+static int read_real(bmvp_nii_volume *v, const char *file, int visit, const char *name)
+{
+    const char *data = getenv("BMVP_DATA");
+    char path[4096];
+    const int n = snprintf(path, sizeof path, "%s/data/", data ? data : "none");
+    snprintf(path + n, sizeof path - (size_t)n, file, visit, name);
+    if (bmvp_nii_read_volume(v, path, NULL, NULL, &err) == BMVP_OK) return 1;
+    check_skip(path);
+    return 0;
+}
+
 /* Heads as the scanner wrote them, each on its own grid: around FLAIR, T1, T2 and back, and the published transform. */
 static void test_real_heads(void)
 {
     static const char *const names[3] = { "FLAIR", "T1W", "T2W" };
-    const char *data = getenv("BMVP_DATA");
     bmvp_nii_volume v[3], grid;
     bmvp_nii_registration r[3];
     double loop[16], one[16], published[16];
     char path[4096];
-    int i, there = data != NULL;
+    int i;
     memset(v, 0, sizeof v);
-    for (i = 0; i < 3 && there; ++i) {
-        snprintf(path, sizeof path, "%s/data/raw/openms_raw_01/study1_%s.nii.gz", data, names[i]);
-        there = bmvp_nii_read_volume(&v[i], path, NULL, NULL, &err) == BMVP_OK;
-    }
-    if (!there) {
-        check_skip("no such file below BMVP_DATA/data/raw");
-    } else {
+    for (i = 0; i < 3; ++i)
+        if (!read_real(&v[i], "raw/openms_raw_01/study%d_%s.nii.gz", 1, names[i])) break;
+    if (i == 3) {
         bmvpi_nii_identity(one);
         bmvpi_nii_identity(loop);
         grid = v[0];
@@ -260,12 +267,63 @@ static void test_real_heads(void)
         }
         check_report(bmvp_nii_matrix_distance(loop, one, &grid) <= 1, __FILE__, __LINE__, "loop: %.3f mm",
                      bmvp_nii_matrix_distance(loop, one, &grid));
-        snprintf(path, sizeof path, "%s/data/raw/openms_raw_01/study1_T1W_to_FLAIR.txt", data);
+        snprintf(path, sizeof path, "%s/data/raw/openms_raw_01/study1_T1W_to_FLAIR.txt", getenv("BMVP_DATA"));
         CHECK_OK(bmvp_nii_matrix_read(published, path, &err));
         check_report(bmvp_nii_matrix_distance(published, r[0].matrix, &grid) <= 1, __FILE__, __LINE__,
                      "published: %.3f mm", bmvp_nii_matrix_distance(published, r[0].matrix, &grid));
     }
     for (i = 0; i < 3; ++i) bmvp_nii_volume_free(&v[i]);
+}
+
+/* The header of one image turned by up to 25 degrees about each axis and moved by up to 25 mm: twelve draws of each
+   of four pairs end where the header as it is ends. */
+static void test_real_capture(void)
+{
+    static const char *const names[2] = { "T1W", "T2W" };
+    int pair, draw, a;
+    for (pair = 0; pair < 4; ++pair) {
+        bmvp_nii_volume f, m;
+        bmvp_nii_registration want, got;
+        double was[16], move[16], by[6], off;
+        if (!read_real(&f, "raw/openms_raw_01/study%d_%s.nii.gz", 1 + pair / 2, "FLAIR")) return;
+        CHECK(read_real(&m, "raw/openms_raw_01/study%d_%s.nii.gz", 1 + pair / 2, names[pair % 2]));
+        CHECK_OK(bmvp_nii_register(&want, &f, &m, NULL, &err));
+        memcpy(was, m.affine, sizeof was);
+        for (draw = 0; draw < 12; ++draw) {
+            for (a = 0; a < 6; ++a)
+                by[a] = (double)(bmvpi_nii_hash((uint32_t)(100 * pair + 6 * draw + a)) & 1023) / 511.5 - 1;
+            pose_of(move, 0.436 * by[0], 0.436 * by[1], 0.436 * by[2], 25 * by[3], 25 * by[4], 25 * by[5]);
+            bmvpi_nii_matmul(m.affine, move, was);
+            CHECK_OK(bmvp_nii_register(&got, &f, &m, NULL, &err));
+            bmvpi_nii_matmul(move, move, want.matrix);
+            off = bmvp_nii_matrix_distance(got.matrix, move, &f);
+            check_report(off <= 0.1, __FILE__, __LINE__, "pair %d, draw %d: %.3f mm", pair, draw, off);
+        }
+        bmvp_nii_volume_free(&f);
+        bmvp_nii_volume_free(&m);
+    }
+}
+
+/* One volume in 13 orders of its axes: each lies on the one before. */
+static void test_real_orientations(void)
+{
+    static const char *const names[13] = { "RAS", "AIL", "ASL", "ILA", "IRP", "LAS", "LIA",
+                                           "LPS", "PIR", "PLI", "RPI", "SPL", "SRP" };
+    bmvp_nii_volume v[2];
+    double one[16], off;
+    int i;
+    memset(v, 0, sizeof v);
+    bmvpi_nii_identity(one);
+    for (i = 0; i < 13 && read_real(&v[i % 2], "reference/orientation/%.0d%s.nii.gz", 0, names[i]); ++i) {
+        bmvp_nii_registration r;
+        if (i > 0) {
+            CHECK_OK(bmvp_nii_register(&r, &v[1 - i % 2], &v[i % 2], NULL, &err));
+            off = bmvp_nii_matrix_distance(r.matrix, one, &v[1 - i % 2]);
+            check_report(off <= 0.02, __FILE__, __LINE__, "%s: %.4f mm", names[i], off);
+        }
+        bmvp_nii_volume_free(&v[1 - i % 2]);
+    }
+    for (i = 0; i < 2; ++i) bmvp_nii_volume_free(&v[i]);
 }
 
 /* ---- brain masks ------------------------------------------------------------------------------------------------- */
@@ -654,8 +712,7 @@ static void test_brain_without_memory(void)
     brain_without_memory(60, 0);
 }
 
-/* ---- resampling, files, distances
-   ---------------------------------------------------------------------------------- */
+/* ---- resampling, files, distances -------------------------------------------------------------------------------- */
 
 static void test_resample_to(void)
 {
@@ -837,5 +894,7 @@ int main(int argc, char **argv)
     CHECK_RUN(test_doubts);
     CHECK_RUN(test_holes);
     CHECK_RUN(test_real_heads);
+    CHECK_RUN(test_real_capture);
+    CHECK_RUN(test_real_orientations);
     return check_end();
 }
