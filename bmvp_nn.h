@@ -1659,21 +1659,23 @@ static bmvp_tensor *bmvpi_res_branch(bmvp_module *m, const bmvpi_res_block *b, b
 }
 
 /* At full size every tensor of a block is large (64 channels of 96^3 are 226 MB): all but the convolutions' outputs and
-   one sum are dropped and computed again. The shortcut is built first, so that backward is done with the branch's maps
-   when it comes to it. cheap: x is cheap to compute again and has no other reader; it is dropped, too. */
+   the result are dropped and computed again. The shortcut is built first, so that backward is done with the branch's
+   maps when it comes to it. cheap: x is cheap to compute again and has no other reader; it is dropped, too. */
 static bmvp_tensor *bmvpi_run_res_block(bmvp_module *m, const bmvpi_res_block *b, bmvp_tensor *x, int cheap)
 {
     bmvp_ctx *c = m->c;
     const int wider = b->conv3.run != NULL;
-    bmvp_tensor *h, *n = x, *sum;
+    bmvp_tensor *h, *n = x, *sum, *y;
     if (wider) {
         h = bmvp_run(m, &b->conv3, x);
         n = bmvp_instancenorm(c, h, 1e-5);
         bmvp_drop(c, h);
     }
     sum = bmvp_add_into(c, n, bmvpi_res_branch(m, b, x, cheap && wider));
-    if (wider || cheap) bmvp_drop(c, n); /* backward reads it nowhere */
-    return bmvp_leaky_relu(c, sum, 0.01);
+    y = bmvp_leaky_relu(c, sum, 0.01);
+    if (wider || cheap) bmvp_drop(c, n); /* backward reads neither */
+    bmvp_drop(c, sum);
+    return y;
 }
 
 /* [up(x), skip] along the channels. The upsampled map is dropped, and with drop_skip a skip that nobody else reads:
@@ -2469,8 +2471,9 @@ static bmvp_tensor *bmvpi_unetr_rise(bmvp_module *m, const bmvp_layer *start, co
     return x;
 }
 
-/* map[0..3]: what encoder1 to 4 give, [4..7]: decoder5 to 2. Returns the logits. */
-static bmvp_tensor *bmvpi_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[BMVPI_UNETR_MAPS])
+/* map[0..3]: what encoder1 to 4 give, dropped unless `keep`; [4..7]: decoder5 to 2. Returns the logits. */
+static bmvp_tensor *bmvpi_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[BMVPI_UNETR_MAPS],
+                                       int keep)
 {
     const bmvpi_unetr *u = (const bmvpi_unetr *)net->layers;
     bmvp_module *m = &net->m;
@@ -2481,10 +2484,10 @@ static bmvp_tensor *bmvpi_unetr_decode(bmvp_net *net, const bmvp_features *f, bm
     map[1] = bmvpi_unetr_rise(m, &u->start[0], u->rise, 2, f->map[0]);
     map[2] = bmvpi_unetr_rise(m, &u->start[1], u->rise + 2, 1, f->map[1]);
     map[3] = bmvpi_unetr_rise(m, &u->start[2], NULL, 0, f->map[2]);
+    for (i = 0; i < 4 && keep; ++i) (void)bmvp_keep(map[i]);
     for (i = 0; i < 4; ++i) {
-        map[4 + i] = bmvpi_run_up_block(m, &u->decoder[i], y, map[3 - i], i == 0);
+        map[4 + i] = bmvpi_run_up_block(m, &u->decoder[i], y, map[3 - i], 1);
         if (i > 0) bmvpi_spent(m, y);
-        bmvpi_spent(m, map[3 - i]);
         y = map[4 + i];
     }
     return bmvp_run(m, &u->out, y);
@@ -2493,7 +2496,7 @@ static bmvp_tensor *bmvpi_unetr_decode(bmvp_net *net, const bmvp_features *f, bm
 static bmvp_tensor *bmvpi_unetr_reconstruct(bmvp_net *net, const bmvp_features *f)
 {
     bmvp_tensor *map[BMVPI_UNETR_MAPS];
-    return bmvpi_unetr_decode(net, f, map);
+    return bmvpi_unetr_decode(net, f, map, 0);
 }
 
 static bmvp_logits bmvpi_unetr_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
@@ -3096,7 +3099,7 @@ static bmvp_tensor *bmvpi_swin_windows(bmvp_ctx *c, const bmvpi_swin_grid *g, bm
 {
     static const int apart[8] = { 0, 1, 3, 5, 2, 4, 6, 7 }, together[8] = { 0, 1, 4, 2, 5, 3, 6, 7 };
     int64_t dim[8], n;
-    bmvp_tensor *y;
+    bmvp_tensor *cut, *y;
     int a;
     if (!x) return NULL;
     n = x->dim[x->rank - 1];
@@ -3105,11 +3108,14 @@ static bmvp_tensor *bmvpi_swin_windows(bmvp_ctx *c, const bmvpi_swin_grid *g, bm
         dim[back ? 1 + a : 1 + 2 * a] = g->whole[a] / g->w[a];
         dim[back ? 4 + a : 2 + 2 * a] = g->w[a];
     }
-    y = bmvp_permute(c, bmvp_reshape(c, x, 8, dim), back ? together : apart);
-    bmvp_drop(c, x);
+    cut = bmvp_reshape(c, x, 8, dim);
+    y = bmvp_permute(c, cut, back ? together : apart);
+    bmvp_drop(c, cut);
     dim[0] = back ? samples : samples * g->windows, dim[1] = back ? g->whole[0] : g->tokens;
     dim[2] = back ? g->whole[1] : n, dim[3] = g->whole[2], dim[4] = n;
-    return bmvp_reshape(c, y, back ? 5 : 3, dim);
+    x = bmvp_reshape(c, y, back ? 5 : 3, dim);
+    bmvp_drop(c, y);
+    return x;
 }
 /* The norm's map x, filled up and shifted, as windows */
 static bmvp_tensor *bmvpi_swin_apart(bmvp_ctx *c, const bmvpi_swin_grid *g, bmvp_tensor *x)
@@ -3128,7 +3134,9 @@ static bmvp_tensor *bmvpi_swin_apart(bmvp_ctx *c, const bmvpi_swin_grid *g, bmvp
     x = y;
     if (turned) y = bmvp_roll(c, y, shift);
     if (y != x) bmvp_drop(c, x);
-    return bmvpi_swin_windows(c, g, y, y ? y->dim[0] : 0, 0);
+    x = bmvpi_swin_windows(c, g, y, y ? y->dim[0] : 0, 0);
+    bmvp_drop(c, y);
+    return x;
 }
 static bmvp_tensor *bmvpi_swin_together(bmvp_ctx *c, const bmvpi_swin_grid *g, bmvp_tensor *x, int64_t samples)
 {
@@ -3201,6 +3209,7 @@ static bmvp_tensor *bmvpi_swin_merge(bmvp_module *m, const bmvp_layer *norm, con
     bmvp_drop(c, s);
     for (i = 0; i < 8; ++i) bmvp_drop(c, part[i]);
     s = bmvp_run(m, norm, y);
+    bmvp_drop(c, y);
     y = bmvp_run(m, reduction, s);
     bmvp_drop(c, s);
     return bmvp_block_end(m, scope, y);
@@ -3286,8 +3295,9 @@ static bmvp_features bmvpi_swin_encode(bmvp_net *net, bmvp_tensor *x)
     return f;
 }
 
-/* map: what encoder1, 2, 3, 4 and 10 ([0..4]) and decoder5 to 1 ([5..9]) give, and the logits ([10]) */
-static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[BMVPI_SWIN_MAPS])
+/* map: what encoder1, 2, 3, 4 ([0..3], dropped unless `keep`) and 10 ([4]) and decoder5 to 1 ([5..9]) give, and the
+   logits ([10]) */
+static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[BMVPI_SWIN_MAPS], int keep)
 {
     const bmvpi_swin *u = (const bmvpi_swin *)net->layers;
     bmvp_module *m = &net->m;
@@ -3300,12 +3310,14 @@ static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor
                   "more", net->cfg.name);
         return;
     }
-    for (i = 0; i < 5; ++i) map[i] = bmvpi_swin_skip(net, f, i);
+    for (i = 0; i < 5; ++i) {
+        map[i] = bmvpi_swin_skip(net, f, i);
+        if (keep) (void)bmvp_keep(map[i]);
+    }
     for (y = map[4], i = 0; i < 5; ++i) {
         bmvp_tensor *skip = i ? map[4 - i] : f->map[3];
-        map[5 + i] = bmvpi_run_up_block(m, &u->decoder[i], y, skip, 0);
+        map[5 + i] = bmvpi_run_up_block(m, &u->decoder[i], y, skip, i > 0);
         bmvpi_spent(m, y);
-        if (i) bmvpi_spent(m, skip);
         y = map[5 + i];
     }
     map[10] = bmvp_run(m, &u->out, y);
@@ -3313,7 +3325,7 @@ static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor
 static bmvp_tensor *bmvpi_swin_reconstruct(bmvp_net *net, const bmvp_features *f)
 {
     bmvp_tensor *map[BMVPI_SWIN_MAPS];
-    bmvpi_swin_decode(net, f, map);
+    bmvpi_swin_decode(net, f, map, 0);
     return map[10];
 }
 static bmvp_logits bmvpi_swin_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
