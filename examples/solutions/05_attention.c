@@ -65,7 +65,7 @@ int main(void)
         matrix(sharp[n], a), streaming(sharp[n], b);
         for (i = 0; i < T; ++i)
             for (d = 0; d < SIZE; ++d)
-                if (!(fabs((double)a[i][d] - (double)b[i][d]) <= worst[n]))
+                if (worst[n] == worst[n] && !(fabs((double)a[i][d] - (double)b[i][d]) <= worst[n]))
                     worst[n] = fabs((double)a[i][d] - (double)b[i][d]);
         printf("scores times %.0f: with the matrix and as one goes, largest difference %.6f\n", (double)sharp[n],
                worst[n]);
