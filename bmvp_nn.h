@@ -762,8 +762,8 @@ BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, 
                                         bmvp_error *err);
 BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err);
 /* Reading: every entry of the part must be in the group with its shape (what is carried only, never used, may be
-   missing); the first mismatch is named and nothing has changed then. Further tensors of the file are ignored:
-   bmvp_state_left names them. NaN, infinity or a running_var below 0 is BMVP_E_FORMAT; what stood before is loaded. */
+   missing); the first mismatch is named (BMVP_E_FORMAT: it is missing, BMVP_E_SHAPE) and nothing has changed then.
+   Further tensors of the file are ignored: bmvp_state_left names them. NaN, infinity or a running_var below 0 is BMVP_E_FORMAT; what stood before is loaded. */
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
 /* How many tensors of the group have no entry in the list. text: their names, by commas, as many as fit. */
 BMVP_API int bmvp_state_left(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_list *list, char *text,
@@ -4288,29 +4288,28 @@ static void bmvpi_dims_text(int rank, const int64_t *dim, char *buf, size_t size
     snprintf(buf + n, size - n, ")");
 }
 
-/* Index of the file's tensor for entry s, or -1 with a message that names the mismatch. */
-static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_state *s, bmvp_error *err)
+/* Place of the file's tensor for entry s, or a message that names the mismatch. */
+static bmvp_status bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_state *s, int *place,
+                                     bmvp_error *err)
 {
     int64_t dim[BMVP_MAX_DIMS + 1];
     char have[160], want[160];
     int rank, a, ok;
     const char *name = bmvpi_state_shape(s, &rank, dim);
     const int k = bmvp_ckpt_find(f, group, name);
-    if (k < 0) {
-        bmvp_error_set(err, BMVP_E_FORMAT,
-                       "%s: tensor '%s' is missing from '%s'; is this a checkpoint of another network?", f->path, name,
-                       group);
-        return -1;
-    }
+    *place = k;
+    if (k < 0)
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "%s: tensor '%s' is missing from '%s'; is this a checkpoint of another network?", f->path,
+                              name, group);
     ok = f->entry[k].rank == rank;
     for (a = 0; ok && a < rank; ++a) ok = f->entry[k].dim[a] == dim[a];
-    if (ok) return k;
+    if (ok) return BMVP_OK;
     bmvpi_dims_text(f->entry[k].rank, f->entry[k].dim, have, sizeof have);
     bmvpi_dims_text(rank, dim, want, sizeof want);
-    bmvp_error_set(err, BMVP_E_SHAPE,
-                   "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other templates",
-                   f->path, name, have, want);
-    return -1;
+    return bmvp_error_set(err, BMVP_E_SHAPE,
+                          "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other templates",
+                          f->path, name, have, want);
 }
 
 /* Numbers of a network or of its moments. NaN, infinity and a variance below 0, which a run that diverged
@@ -4354,26 +4353,27 @@ static int bmvpi_state_wants(const bmvp_state_part *part, int i, const bmvp_ckpt
 BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part,
                                       bmvp_error *err)
 {
-    int i;
-    for (i = 0; i < part->list->n; ++i)
-        if (bmvpi_state_wants(part, i, ckpt, group) && bmvpi_state_match(ckpt, group, &part->list->item[i], err) < 0)
-            return BMVP_E_FORMAT;
-    return BMVP_OK;
+    bmvp_status st = BMVP_OK;
+    int i, k;
+    for (i = 0; i < part->list->n && !st; ++i)
+        if (bmvpi_state_wants(part, i, ckpt, group))
+            st = bmvpi_state_match(ckpt, group, &part->list->item[i], &k, err);
+    return st;
 }
 
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
 {
     bmvp_status st = bmvp_state_check(ckpt, group, part, err);
     float *buf, *space;
-    int i;
+    int i, k;
     if (st) return st;
     buf = bmvpi_state_scratch(part, &space, err);
     if (!buf) return BMVP_E_OOM;
     for (i = 0; i < part->list->n && !st; ++i) {
         bmvp_tensor *t = bmvpi_part_tensor(part, i);
         if (!bmvpi_state_wants(part, i, ckpt, group)) continue;
-        st = bmvpi_state_load_one(part->c, ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err),
-                                  &part->list->item[i], t, buf, space, err);
+        st = bmvpi_state_match(ckpt, group, &part->list->item[i], &k, err);
+        if (!st) st = bmvpi_state_load_one(part->c, ckpt, k, &part->list->item[i], t, buf, space, err);
     }
     bmvpi_free(part->c, buf);
     return st;
