@@ -763,7 +763,8 @@ BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, 
 BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err);
 /* Reading: every entry of the part must be in the group with its shape (what is carried only, never used, may be
    missing); the first mismatch is named (BMVP_E_FORMAT: it is missing, BMVP_E_SHAPE) and nothing has changed then.
-   Further tensors of the file are ignored: bmvp_state_left names them. NaN, infinity or a running_var below 0 is BMVP_E_FORMAT; what stood before is loaded. */
+   Further tensors of the file are ignored: bmvp_state_left names them. NaN, infinity or a running_var below 0 is
+   BMVP_E_FORMAT; what stood before is loaded. */
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
 /* How many tensors of the group have no entry in the list. text: their names, by commas, as many as fit. */
 BMVP_API int bmvp_state_left(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_list *list, char *text,
