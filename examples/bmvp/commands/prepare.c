@@ -404,8 +404,8 @@ static int run(job *j, int64_t threads)
     printf("\n");
     if (j->n_lost > 0)
         return cli_fail(CLI_FAILED, "prepare",
-                        "%lld cases are missing for want of memory or of room to write; the same command makes them and "
-                        "keeps the others",
+                        "%lld cases are missing for want of memory or of room to write; the same command makes them "
+                        "and keeps the others",
                         (long long)j->n_lost);
     return j->out.n == 0 || (j->strict && j->n_failed + j->in.n_dropped) ? CLI_FAILED : CLI_DONE;
 }
