@@ -10,6 +10,8 @@
 #   make portable   the same on processors without AVX-512, AVX2, AVX, and on arm64, emulated; and without threads
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make asan-cuda: the kernels on the CPU shim;
 #                   make tsan: threads under ThreadSanitizer
+#   make dist       build/bmvp-VERSION.tar.gz of the commit, which builds the same program twice and passes tests (tests/form/dist.sh)
+#   make analyze    clang --analyze over the program, gcc -fanalyzer over bmvp_nifti.h (tests/form/analyze.sh: minutes)
 #   make windows    build/windows/bmvp.exe, by mingw-w64 (MINGW): examples/package/windows
 #   make install    headers, program, library (static, shared), bmvp.pc, CMake's package, manual page, completion: below PREFIX (DESTDIR/PREFIX)
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
@@ -19,7 +21,8 @@
 #   make test-gpu   PyTorch's numbers and those of the released code (BMVP_DATA/golden) on the GPU that is there
 #   make bench-cuda  speed of the heavy kernels, steps and inference on the GPU that is there, beside PyTorch (PYTHON): tables
 #   make cuda-shim  the kernels of bmvp_cuda.cu on the CPU against the CPU's own: part of make test, needs a C++17 compiler and no CUDA
-# Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), PREFIX, BMVP_DATA.
+# Switches: CC, CFLAGS, ZLIB=1 (gzip by zlib), NO_GZIP=1 (no gzip at all), STATIC=1 (a program without shared libraries: with CC=musl-gcc
+# NO_GZIP=1 it runs on any Linux of the processor), PREFIX, BMVP_DATA.
 # With MPI=1: MPICC (the compiler that knows the MPI library; mpicc), in place of CC.
 # With CUDA: NVCC (the compiler; found in PATH or /usr/local/cuda), CUDA_ARCH (80 90a), CUDA_PTX (80: for GPUs that CUDA_ARCH leaves out),
 # NCCL_HOME (several GPUs: the folder of include/nccl.h; that of the CUDA Toolkit or /usr where it is there; NCCL=0: without).
@@ -30,7 +33,7 @@ CFLAGS  ?= -O2
 WARN     = -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 PREFIX  ?= /usr/local
 BMVP_DATA ?= ../shared
-LDLIBS   = -lm -lpthread
+LDLIBS   = $(if $(STATIC),-static) -lm -lpthread
 
 ifdef ZLIB
   DEFS   = -DBMVP_NIFTI_ZLIB
@@ -269,8 +272,8 @@ test: tests
 bench: build/bmvp build/bench_step build/bench_metrics
 	@BMVP_DATA="$(BMVP_DATA)" CC="$(CC)" GZ="$(GZ)" DEFS="$(DEFS)" sh tests/bench/run.sh
 
-portable: build/test_ops build/test_tape build/test_memory
-	@CC="$(CC)" CFLAGS="$(CFLAGS)" sh tests/form/portable.sh
+portable: build/test_ops build/test_tape build/library.o
+	@CC="$(CC)" CFLAGS="$(CFLAGS)" GZ="$(GZ)" sh tests/form/portable.sh
 
 SAN = -O1 -g1 -fno-omit-frame-pointer
 ASAN = $(SAN) -fsanitize=address,undefined -fno-sanitize-recover=undefined
@@ -347,9 +350,14 @@ install: build/bmvp build/libbmvp.a build/libbmvp.so
 	sh $(PACKAGE)/pages.sh build/bmvp bash >$(TO)/share/bash-completion/completions/bmvp
 	sh $(PACKAGE)/pages.sh build/bmvp zsh >$(TO)/share/zsh/site-functions/_bmvp
 
+dist:
+	@CC="$(CC)" CFLAGS="$(CFLAGS)" GZ="$(GZ)" DEFS="$(DEFS)" VERSION="$(VERSION)" sh tests/form/dist.sh
+analyze:
+	@DEFS="$(DEFS)" sh tests/form/analyze.sh
+
 clean:
 	rm -rf build demo experiments
 
 
-.PHONY: all windows course twins fuzz faults cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
+.PHONY: all dist analyze windows course twins fuzz faults cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
 .SECONDARY:

@@ -762,8 +762,9 @@ BMVP_API bmvp_status bmvp_state_declare(bmvp_ckpt_writer *w, const char *group, 
                                         bmvp_error *err);
 BMVP_API bmvp_status bmvp_state_data(bmvp_ckpt_writer *w, const bmvp_state_part *part, bmvp_error *err);
 /* Reading: every entry of the part must be in the group with its shape (what is carried only, never used, may be
-   missing); the first mismatch is named and nothing has changed then. Further tensors of the file are ignored:
-   bmvp_state_left names them. NaN, infinity or a running_var below 0 is BMVP_E_FORMAT; what stood before is loaded. */
+   missing); the first mismatch is named (BMVP_E_FORMAT: it is missing, BMVP_E_SHAPE) and nothing has changed then.
+   Further tensors of the file are ignored: bmvp_state_left names them. NaN, infinity or a running_var below 0 is
+   BMVP_E_FORMAT; what stood before is loaded. */
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err);
 /* How many tensors of the group have no entry in the list. text: their names, by commas, as many as fit. */
 BMVP_API int bmvp_state_left(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_list *list, char *text,
@@ -1659,21 +1660,23 @@ static bmvp_tensor *bmvpi_res_branch(bmvp_module *m, const bmvpi_res_block *b, b
 }
 
 /* At full size every tensor of a block is large (64 channels of 96^3 are 226 MB): all but the convolutions' outputs and
-   one sum are dropped and computed again. The shortcut is built first, so that backward is done with the branch's maps
-   when it comes to it. cheap: x is cheap to compute again and has no other reader; it is dropped, too. */
+   the result are dropped and computed again. The shortcut is built first, so that backward is done with the branch's
+   maps when it comes to it. cheap: x is cheap to compute again and has no other reader; it is dropped, too. */
 static bmvp_tensor *bmvpi_run_res_block(bmvp_module *m, const bmvpi_res_block *b, bmvp_tensor *x, int cheap)
 {
     bmvp_ctx *c = m->c;
     const int wider = b->conv3.run != NULL;
-    bmvp_tensor *h, *n = x, *sum;
+    bmvp_tensor *h, *n = x, *sum, *y;
     if (wider) {
         h = bmvp_run(m, &b->conv3, x);
         n = bmvp_instancenorm(c, h, 1e-5);
         bmvp_drop(c, h);
     }
     sum = bmvp_add_into(c, n, bmvpi_res_branch(m, b, x, cheap && wider));
-    if (wider || cheap) bmvp_drop(c, n); /* backward reads it nowhere */
-    return bmvp_leaky_relu(c, sum, 0.01);
+    y = bmvp_leaky_relu(c, sum, 0.01);
+    if (wider || cheap) bmvp_drop(c, n); /* backward reads neither */
+    bmvp_drop(c, sum);
+    return y;
 }
 
 /* [up(x), skip] along the channels. The upsampled map is dropped, and with drop_skip a skip that nobody else reads:
@@ -2469,8 +2472,9 @@ static bmvp_tensor *bmvpi_unetr_rise(bmvp_module *m, const bmvp_layer *start, co
     return x;
 }
 
-/* map[0..3]: what encoder1 to 4 give, [4..7]: decoder5 to 2. Returns the logits. */
-static bmvp_tensor *bmvpi_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[BMVPI_UNETR_MAPS])
+/* map[0..3]: what encoder1 to 4 give, dropped unless `keep`; [4..7]: decoder5 to 2. Returns the logits. */
+static bmvp_tensor *bmvpi_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[BMVPI_UNETR_MAPS],
+                                       int keep)
 {
     const bmvpi_unetr *u = (const bmvpi_unetr *)net->layers;
     bmvp_module *m = &net->m;
@@ -2481,10 +2485,10 @@ static bmvp_tensor *bmvpi_unetr_decode(bmvp_net *net, const bmvp_features *f, bm
     map[1] = bmvpi_unetr_rise(m, &u->start[0], u->rise, 2, f->map[0]);
     map[2] = bmvpi_unetr_rise(m, &u->start[1], u->rise + 2, 1, f->map[1]);
     map[3] = bmvpi_unetr_rise(m, &u->start[2], NULL, 0, f->map[2]);
+    for (i = 0; i < 4 && keep; ++i) (void)bmvp_keep(map[i]);
     for (i = 0; i < 4; ++i) {
-        map[4 + i] = bmvpi_run_up_block(m, &u->decoder[i], y, map[3 - i], i == 0);
+        map[4 + i] = bmvpi_run_up_block(m, &u->decoder[i], y, map[3 - i], 1);
         if (i > 0) bmvpi_spent(m, y);
-        bmvpi_spent(m, map[3 - i]);
         y = map[4 + i];
     }
     return bmvp_run(m, &u->out, y);
@@ -2493,7 +2497,7 @@ static bmvp_tensor *bmvpi_unetr_decode(bmvp_net *net, const bmvp_features *f, bm
 static bmvp_tensor *bmvpi_unetr_reconstruct(bmvp_net *net, const bmvp_features *f)
 {
     bmvp_tensor *map[BMVPI_UNETR_MAPS];
-    return bmvpi_unetr_decode(net, f, map);
+    return bmvpi_unetr_decode(net, f, map, 0);
 }
 
 static bmvp_logits bmvpi_unetr_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
@@ -3096,7 +3100,7 @@ static bmvp_tensor *bmvpi_swin_windows(bmvp_ctx *c, const bmvpi_swin_grid *g, bm
 {
     static const int apart[8] = { 0, 1, 3, 5, 2, 4, 6, 7 }, together[8] = { 0, 1, 4, 2, 5, 3, 6, 7 };
     int64_t dim[8], n;
-    bmvp_tensor *y;
+    bmvp_tensor *cut, *y;
     int a;
     if (!x) return NULL;
     n = x->dim[x->rank - 1];
@@ -3105,11 +3109,14 @@ static bmvp_tensor *bmvpi_swin_windows(bmvp_ctx *c, const bmvpi_swin_grid *g, bm
         dim[back ? 1 + a : 1 + 2 * a] = g->whole[a] / g->w[a];
         dim[back ? 4 + a : 2 + 2 * a] = g->w[a];
     }
-    y = bmvp_permute(c, bmvp_reshape(c, x, 8, dim), back ? together : apart);
-    bmvp_drop(c, x);
+    cut = bmvp_reshape(c, x, 8, dim);
+    y = bmvp_permute(c, cut, back ? together : apart);
+    bmvp_drop(c, cut);
     dim[0] = back ? samples : samples * g->windows, dim[1] = back ? g->whole[0] : g->tokens;
     dim[2] = back ? g->whole[1] : n, dim[3] = g->whole[2], dim[4] = n;
-    return bmvp_reshape(c, y, back ? 5 : 3, dim);
+    x = bmvp_reshape(c, y, back ? 5 : 3, dim);
+    bmvp_drop(c, y);
+    return x;
 }
 /* The norm's map x, filled up and shifted, as windows */
 static bmvp_tensor *bmvpi_swin_apart(bmvp_ctx *c, const bmvpi_swin_grid *g, bmvp_tensor *x)
@@ -3128,7 +3135,9 @@ static bmvp_tensor *bmvpi_swin_apart(bmvp_ctx *c, const bmvpi_swin_grid *g, bmvp
     x = y;
     if (turned) y = bmvp_roll(c, y, shift);
     if (y != x) bmvp_drop(c, x);
-    return bmvpi_swin_windows(c, g, y, y ? y->dim[0] : 0, 0);
+    x = bmvpi_swin_windows(c, g, y, y ? y->dim[0] : 0, 0);
+    bmvp_drop(c, y);
+    return x;
 }
 static bmvp_tensor *bmvpi_swin_together(bmvp_ctx *c, const bmvpi_swin_grid *g, bmvp_tensor *x, int64_t samples)
 {
@@ -3201,6 +3210,7 @@ static bmvp_tensor *bmvpi_swin_merge(bmvp_module *m, const bmvp_layer *norm, con
     bmvp_drop(c, s);
     for (i = 0; i < 8; ++i) bmvp_drop(c, part[i]);
     s = bmvp_run(m, norm, y);
+    bmvp_drop(c, y);
     y = bmvp_run(m, reduction, s);
     bmvp_drop(c, s);
     return bmvp_block_end(m, scope, y);
@@ -3286,8 +3296,9 @@ static bmvp_features bmvpi_swin_encode(bmvp_net *net, bmvp_tensor *x)
     return f;
 }
 
-/* map: what encoder1, 2, 3, 4 and 10 ([0..4]) and decoder5 to 1 ([5..9]) give, and the logits ([10]) */
-static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[BMVPI_SWIN_MAPS])
+/* map: what encoder1, 2, 3, 4 ([0..3], dropped unless `keep`) and 10 ([4]) and decoder5 to 1 ([5..9]) give, and the
+   logits ([10]) */
+static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[BMVPI_SWIN_MAPS], int keep)
 {
     const bmvpi_swin *u = (const bmvpi_swin *)net->layers;
     bmvp_module *m = &net->m;
@@ -3300,12 +3311,14 @@ static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor
                   "more", net->cfg.name);
         return;
     }
-    for (i = 0; i < 5; ++i) map[i] = bmvpi_swin_skip(net, f, i);
+    for (i = 0; i < 5; ++i) {
+        map[i] = bmvpi_swin_skip(net, f, i);
+        if (keep) (void)bmvp_keep(map[i]);
+    }
     for (y = map[4], i = 0; i < 5; ++i) {
         bmvp_tensor *skip = i ? map[4 - i] : f->map[3];
-        map[5 + i] = bmvpi_run_up_block(m, &u->decoder[i], y, skip, 0);
+        map[5 + i] = bmvpi_run_up_block(m, &u->decoder[i], y, skip, i > 0);
         bmvpi_spent(m, y);
-        if (i) bmvpi_spent(m, skip);
         y = map[5 + i];
     }
     map[10] = bmvp_run(m, &u->out, y);
@@ -3313,7 +3326,7 @@ static void bmvpi_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor
 static bmvp_tensor *bmvpi_swin_reconstruct(bmvp_net *net, const bmvp_features *f)
 {
     bmvp_tensor *map[BMVPI_SWIN_MAPS];
-    bmvpi_swin_decode(net, f, map);
+    bmvpi_swin_decode(net, f, map, 0);
     return map[10];
 }
 static bmvp_logits bmvpi_swin_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_features *f, int deep)
@@ -4276,29 +4289,28 @@ static void bmvpi_dims_text(int rank, const int64_t *dim, char *buf, size_t size
     snprintf(buf + n, size - n, ")");
 }
 
-/* Index of the file's tensor for entry s, or -1 with a message that names the mismatch. */
-static int bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_state *s, bmvp_error *err)
+/* Place of the file's tensor for entry s, or a message that names the mismatch. */
+static bmvp_status bmvpi_state_match(const bmvp_ckpt *f, const char *group, const bmvp_state *s, int *place,
+                                     bmvp_error *err)
 {
     int64_t dim[BMVP_MAX_DIMS + 1];
     char have[160], want[160];
     int rank, a, ok;
     const char *name = bmvpi_state_shape(s, &rank, dim);
     const int k = bmvp_ckpt_find(f, group, name);
-    if (k < 0) {
-        bmvp_error_set(err, BMVP_E_FORMAT,
-                       "%s: tensor '%s' is missing from '%s'; is this a checkpoint of another network?", f->path, name,
-                       group);
-        return -1;
-    }
+    *place = k;
+    if (k < 0)
+        return bmvp_error_set(err, BMVP_E_FORMAT,
+                              "%s: tensor '%s' is missing from '%s'; is this a checkpoint of another network?", f->path,
+                              name, group);
     ok = f->entry[k].rank == rank;
     for (a = 0; ok && a < rank; ++a) ok = f->entry[k].dim[a] == dim[a];
-    if (ok) return k;
+    if (ok) return BMVP_OK;
     bmvpi_dims_text(f->entry[k].rank, f->entry[k].dim, have, sizeof have);
     bmvpi_dims_text(rank, dim, want, sizeof want);
-    bmvp_error_set(err, BMVP_E_SHAPE,
-                   "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other templates",
-                   f->path, name, have, want);
-    return -1;
+    return bmvp_error_set(err, BMVP_E_SHAPE,
+                          "%s: tensor '%s' has shape %s, but the network wants %s: another network, or other templates",
+                          f->path, name, have, want);
 }
 
 /* Numbers of a network or of its moments. NaN, infinity and a variance below 0, which a run that diverged
@@ -4342,26 +4354,27 @@ static int bmvpi_state_wants(const bmvp_state_part *part, int i, const bmvp_ckpt
 BMVP_API bmvp_status bmvp_state_check(const bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part,
                                       bmvp_error *err)
 {
-    int i;
-    for (i = 0; i < part->list->n; ++i)
-        if (bmvpi_state_wants(part, i, ckpt, group) && bmvpi_state_match(ckpt, group, &part->list->item[i], err) < 0)
-            return BMVP_E_FORMAT;
-    return BMVP_OK;
+    bmvp_status st = BMVP_OK;
+    int i, k;
+    for (i = 0; i < part->list->n && !st; ++i)
+        if (bmvpi_state_wants(part, i, ckpt, group))
+            st = bmvpi_state_match(ckpt, group, &part->list->item[i], &k, err);
+    return st;
 }
 
 BMVP_API bmvp_status bmvp_state_load(bmvp_ckpt *ckpt, const char *group, const bmvp_state_part *part, bmvp_error *err)
 {
     bmvp_status st = bmvp_state_check(ckpt, group, part, err);
     float *buf, *space;
-    int i;
+    int i, k;
     if (st) return st;
     buf = bmvpi_state_scratch(part, &space, err);
     if (!buf) return BMVP_E_OOM;
     for (i = 0; i < part->list->n && !st; ++i) {
         bmvp_tensor *t = bmvpi_part_tensor(part, i);
         if (!bmvpi_state_wants(part, i, ckpt, group)) continue;
-        st = bmvpi_state_load_one(part->c, ckpt, bmvpi_state_match(ckpt, group, &part->list->item[i], err),
-                                  &part->list->item[i], t, buf, space, err);
+        st = bmvpi_state_match(ckpt, group, &part->list->item[i], &k, err);
+        if (!st) st = bmvpi_state_load_one(part->c, ckpt, k, &part->list->item[i], t, buf, space, err);
     }
     bmvpi_free(part->c, buf);
     return st;

@@ -1041,78 +1041,188 @@ enum {
 
 /* >>mask impl ------------------------------------------------------------------------------------------------------ */
 
-/* A mask is drawn as bytes of 0 and 1, in the first quarter of the caller's floats, and spread over them at the end:
-   boxes overlap several times (4000 of 8^3 for 90 % of 96^3), and a row of eight voxels is one word this way, whose
-   product with ONES has the number of its ones in the top byte, in either order of bytes. */
+/* A mask is drawn as bits, at the start of the caller's floats, and spread over them at the end: boxes overlap several
+   times (4000 of 8^3 for 90 % of 96^3), and 8 x 8 voxels of a slice are one word this way. A volume of columns (W = 1)
+   is taken as one of rows, which lie the same, so that words have room and are read before floats come over them. */
+typedef struct bmvpi_mask_bits {
+    unsigned char *word; /* [D][ceil(H / 8)][ceil(W / 8)] of 8 bytes: bit 8 j + i is row j, column i of 8 x 8 */
+    int64_t dim[3], wide, slice; /* D, H, W, turned; words of a row and of a slice */
+    int turn;                    /* axis a of the caller's is (a + turn) % 3 here */
+    uint64_t single;             /* a volume of one voxel has no room for a word */
+} bmvpi_mask_bits;
 
-/* Sets a box to 1, returns how many voxels of it were 0. */
-static int64_t bmvpi_mask_box(unsigned char *mask, const int64_t dim[3], const int64_t low[3], const int64_t high[3])
+static void bmvpi_mask_start(bmvpi_mask_bits *b, float *mask, const int64_t dim[3])
 {
-    const uint64_t ones = UINT64_C(0x0101010101010101);
-    const int64_t w = high[2] - low[2];
-    int64_t z, y, x, seen = 0;
+    int a;
+    b->turn = dim[2] > 1 ? 0 : dim[1] > 1 ? 1 : 2;
+    for (a = 0; a < 3; ++a) b->dim[(a + b->turn) % 3] = dim[a];
+    b->wide = bmvpi_ceil_div(b->dim[2], 8);
+    b->slice = bmvpi_ceil_div(b->dim[1], 8) * b->wide;
+    b->word = dim[0] * dim[1] * dim[2] > 1 ? (unsigned char *)mask : (unsigned char *)&b->single;
+    memset(b->word, 0, (size_t)(8 * b->dim[0] * b->slice));
+}
+
+/* How many bits of each byte are 1, and of all */
+static uint64_t bmvpi_ones_of_bytes(uint64_t v)
+{
+    v -= v >> 1 & UINT64_C(0x5555555555555555);
+    v = (v & UINT64_C(0x3333333333333333)) + (v >> 2 & UINT64_C(0x3333333333333333));
+    return (v + (v >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+}
+static int64_t bmvpi_ones(uint64_t v)
+{
+    return (int64_t)(bmvpi_ones_of_bytes(v) * UINT64_C(0x0101010101010101) >> 56);
+}
+
+/* Sets the bits of `set` in `depth` words `step` bytes apart, returns how many of them were 0. Counts of 1, 2 and 4 are
+   kept for each bit by itself, so that few words are counted. */
+static int64_t bmvpi_mask_column(unsigned char *at, int64_t depth, int64_t step, uint64_t set)
+{
+    uint64_t one = 0, two = 0, four = 0, v, u;
+    int64_t fresh = 0;
+    for (; depth > 0; --depth, at += step) {
+        memcpy(&v, at, 8);
+        u = set & ~v;
+        v |= set;
+        memcpy(at, &v, 8);
+        v = one & u;
+        one ^= u;
+        u = two & v;
+        two ^= v;
+        v = four & u;
+        four ^= u;
+        if (v) fresh += 8 * bmvpi_ones(v);
+    }
+    return fresh + bmvpi_ones(one) + 2 * bmvpi_ones(two) + 4 * bmvpi_ones(four);
+}
+
+/* The bits of [low, high) among the eight from `first` on */
+static uint64_t bmvpi_mask_span(int64_t first, int64_t low, int64_t high)
+{
+    return (low > first ? 255u << (low - first) : 255u) & (high < first + 8 ? 255u >> (first + 8 - high) : 255u);
+}
+
+/* Sets a box to 1; with `count` returns how many voxels of it were 0, else 0. */
+static int64_t bmvpi_mask_box(bmvpi_mask_bits *b, const int64_t low[3], const int64_t high[3], int count)
+{
+    const uint64_t each = UINT64_C(0x0101010101010101);
+    const int z0 = (3 - b->turn) % 3, y0 = (4 - b->turn) % 3, x0 = (5 - b->turn) % 3;
+    const int64_t depth = high[z0] - low[z0], step = 8 * b->slice;
+    int64_t z, y, x, fresh = 0;
+    for (y = low[y0] / 8 * 8; y < high[y0]; y += 8) {
+        const int64_t skip = bmvpi_max(low[y0] - y, 0), beyond = bmvpi_max(y + 8 - high[y0], 0);
+        const uint64_t rows = each << 8 * skip & each >> 8 * beyond;
+        for (x = low[x0] / 8 * 8; x < high[x0]; x += 8) {
+            const uint64_t set = rows * bmvpi_mask_span(x, low[x0], high[x0]);
+            unsigned char *at = b->word + low[z0] * step + y * b->wide + x;
+            if (count) fresh += bmvpi_mask_column(at, depth, step, set);
+            else
+                for (z = 0; z < depth; ++z, at += step) {
+                    uint64_t v;
+                    memcpy(&v, at, 8);
+                    v |= set;
+                    memcpy(at, &v, 8);
+                }
+        }
+    }
+    return fresh;
+}
+
+/* How many voxels are 1. Counts of a byte's bits are at most 8: of 31 words they have room in it. */
+static int64_t bmvpi_mask_count(const bmvpi_mask_bits *b)
+{
+    const int64_t n = b->dim[0] * b->slice;
+    int64_t i = 0, sum = 0, last;
+    uint64_t v, bytes;
+    while (i < n) {
+        for (last = bmvpi_min(i + 31, n), bytes = 0; i < last; ++i) {
+            memcpy(&v, b->word + 8 * i, 8);
+            bytes += bmvpi_ones_of_bytes(v);
+        }
+        bytes = (bytes & UINT64_C(0x00ff00ff00ff00ff)) + (bytes >> 8 & UINT64_C(0x00ff00ff00ff00ff));
+        sum += (int64_t)(bytes * UINT64_C(0x0001000100010001) >> 48);
+    }
+    return sum;
+}
+
+/* Eight bits as n of eight floats, four at a time */
+static void bmvpi_mask_floats(float *to, int64_t n, uint64_t bits)
+{
+    static const float four[16][4] = {
+        { 0, 0, 0, 0 }, { 1, 0, 0, 0 }, { 0, 1, 0, 0 }, { 1, 1, 0, 0 }, { 0, 0, 1, 0 }, { 1, 0, 1, 0 },
+        { 0, 1, 1, 0 }, { 1, 1, 1, 0 }, { 0, 0, 0, 1 }, { 1, 0, 0, 1 }, { 0, 1, 0, 1 }, { 1, 1, 0, 1 },
+        { 0, 0, 1, 1 }, { 1, 0, 1, 1 }, { 0, 1, 1, 1 }, { 1, 1, 1, 1 },
+    };
+    const int64_t first = bmvpi_min(n, 4);
+    memcpy(to, four[bits & 15], (size_t)first * sizeof *to);
+    memcpy(to + first, four[bits >> 4 & 15], (size_t)(n - first) * sizeof *to);
+}
+/* The bits as floats, in place, from the end: the words that are still needed lie before what is written. */
+static void bmvpi_mask_spread(const bmvpi_mask_bits *b, float *mask)
+{
+    const int64_t w = b->dim[2];
+    float *row = mask + b->dim[0] * b->dim[1] * w;
+    int64_t z, y, x;
     uint64_t v;
-    for (z = low[0]; z < high[0]; ++z)
-        for (y = low[1]; y < high[1]; ++y) {
-            unsigned char *row = mask + (z * dim[1] + y) * dim[2] + low[2];
-            for (x = 0; x + 8 <= w; x += 8) {
-                memcpy(&v, row + x, 8);
-                seen += (int64_t)(v * ones >> 56);
-                memcpy(row + x, &ones, 8);
+    for (z = b->dim[0]; z-- > 0;)
+        for (y = b->dim[1]; y-- > 0;) {
+            const unsigned char *from = b->word + 8 * (z * b->slice + y / 8 * b->wide);
+            const int64_t down = y % 8 * 8;
+            row -= w;
+            if (w % 8) {
+                memcpy(&v, from + w / 8 * 8, 8);
+                bmvpi_mask_floats(row + w / 8 * 8, w % 8, v >> down);
             }
-            for (; x < w; ++x) {
-                seen += row[x];
-                row[x] = 1;
+            for (x = w / 8 * 8; x > 0;) {
+                x -= 8;
+                memcpy(&v, from + x, 8);
+                bmvpi_mask_floats(row + x, 8, v >> down);
             }
         }
-    return (high[0] - low[0]) * (high[1] - low[1]) * w - seen;
 }
 
-/* The n bytes at the start of mask as n floats, in place, from the end: what is read lies before what is written. */
-static void bmvpi_mask_spread(float *mask, int64_t n)
+/* Returns its voxels. */
+static int64_t bmvpi_mask_draw(const int64_t dim[3], int64_t r, bmvp_rng *rng, int64_t low[3], int64_t high[3])
 {
-    const unsigned char *from = (const unsigned char *)mask;
-    int64_t i = n;
-    int k;
-    while (i % 16) {
-        --i;
-        mask[i] = (float)from[i];
+    int a;
+    for (a = 0; a < 3; ++a) {
+        const int64_t centre = bmvp_rng_below(rng, (uint32_t)dim[a]);
+        low[a] = bmvpi_max(0, centre - r / 2);
+        high[a] = bmvpi_min(dim[a], centre - r / 2 + r);
     }
-    for (; i; i -= 16) {
-        unsigned char b[16];
-        float f[16];
-        memcpy(b, from + i - 16, sizeof b);
-        for (k = 0; k < 16; ++k) f[k] = (float)b[k];
-        memcpy(mask + i - 16, f, sizeof f);
-    }
+    return (high[0] - low[0]) * (high[1] - low[1]) * (high[2] - low[2]);
 }
 
+/* As long as much is left to mask, boxes are counted together: those before the sum of their voxels is as much as is
+   left are wanted whatever they cover of each other. */
 BMVP_API void bmvp_mask_boxes(float *mask, const int64_t dim[3], int64_t r, double ratio, bmvp_rng *rng)
 {
-    const int64_t total = dim[0] * dim[1] * dim[2];
-    const double wanted = (ratio < 1 ? ratio : 1) * (double)total;
+    const double total = (double)(dim[0] * dim[1] * dim[2]), wanted = (ratio < 1 ? ratio : 1) * total;
     int64_t masked = 0, low[3], high[3];
-    int a;
-    memset(mask, 0, (size_t)total);
-    while ((double)masked < wanted) {
-        for (a = 0; a < 3; ++a) {
-            const int64_t centre = bmvp_rng_below(rng, (uint32_t)dim[a]);
-            low[a] = bmvpi_max(0, centre - r / 2);
-            high[a] = bmvpi_min(dim[a], centre - r / 2 + r);
+    bmvpi_mask_bits b;
+    bmvpi_mask_start(&b, mask, dim);
+    while (wanted - (double)masked > total / 8) {
+        while ((double)masked < wanted) {
+            masked += bmvpi_mask_draw(dim, r, rng, low, high);
+            (void)bmvpi_mask_box(&b, low, high, 0);
         }
-        masked += bmvpi_mask_box((unsigned char *)mask, dim, low, high);
+        masked = bmvpi_mask_count(&b);
     }
-    bmvpi_mask_spread(mask, total);
+    while ((double)masked < wanted) {
+        (void)bmvpi_mask_draw(dim, r, rng, low, high);
+        masked += bmvpi_mask_box(&b, low, high, 1);
+    }
+    bmvpi_mask_spread(&b, mask);
 }
 
 /* Selection sampling: visits the blocks once and keeps each with the chance (still to keep) / (still to visit),
    which is the distribution of the first entries of a random permutation. */
 BMVP_API void bmvp_mask_blocks(float *mask, const int64_t dim[3], int64_t r, double ratio, bmvp_rng *rng)
 {
-    const int64_t total = dim[0] * dim[1] * dim[2];
     const int64_t n[3] = { bmvpi_ceil_div(dim[0], r), bmvpi_ceil_div(dim[1], r), bmvpi_ceil_div(dim[2], r) };
     int64_t left = n[0] * n[1] * n[2], keep = (int64_t)((double)left * (1.0 - ratio)), i, low[3], high[3];
-    memset(mask, 0, (size_t)total);
+    bmvpi_mask_bits b;
+    bmvpi_mask_start(&b, mask, dim);
     for (i = 0; left > 0; ++i, --left) {
         if ((int64_t)bmvp_rng_below(rng, (uint32_t)left) < keep) {
             --keep;
@@ -1124,9 +1234,9 @@ BMVP_API void bmvp_mask_blocks(float *mask, const int64_t dim[3], int64_t r, dou
         high[0] = bmvpi_min(dim[0], low[0] + r);
         high[1] = bmvpi_min(dim[1], low[1] + r);
         high[2] = bmvpi_min(dim[2], low[2] + r);
-        (void)bmvpi_mask_box((unsigned char *)mask, dim, low, high);
+        (void)bmvpi_mask_box(&b, low, high, 0);
     }
-    bmvpi_mask_spread(mask, total);
+    bmvpi_mask_spread(&b, mask);
 }
 
 /* >>template impl -------------------------------------------------------------------------------------------------- */

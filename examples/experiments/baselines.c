@@ -1,5 +1,5 @@
 /* baselines.c - the table of the pre-training methods: Dice (HD95) of each region with its spread, the difference to
-   the same network from scratch seed by seed, and what pre-training took
+   the same network from scratch run by run and case by case, and what pre-training took
 
    RESULTS as page.c has it, with the network as x: "from scratch" and the methods' names are the arms. COSTS has one
    line for each method: arm <tab> network <tab> steps <tab> batch <tab> seconds <tab> MB; its first line is how <tab>
@@ -64,16 +64,6 @@ static bmvp_status read_costs(costs *c, const char *path, bmvp_error *err)
     return c->equal[0] ? BMVP_OK : bmvp_error_set(err, BMVP_E_FORMAT, "%s: its first line does not say how", path);
 }
 
-/* Student's t that holds 95 per cent between -t and t, of n - 1 degrees of freedom; Abramowitz and Stegun 26.7.5 */
-static double student(int n)
-{
-    static const double exact[5] = { 0, 12.7062, 4.3027, 3.1824, 2.7764 };
-    const double z = 1.959964, v = n - 1;
-    if (n - 1 < 5) return exact[n > 1 ? n - 1 : 0];
-    return z + (pow(z, 3) + z) / (4 * v) + (5 * pow(z, 5) + 16 * pow(z, 3) + 3 * z) / (96 * v * v) +
-           (3 * pow(z, 7) + 19 * pow(z, 5) + 17 * pow(z, 3) - 15 * z) / (384 * v * v * v);
-}
-
 /* Arm at network x: Dice and HD95 of a region, or (-1) of their mean. */
 static void figures(const results *r, int arm, int x, int region, char *buf, size_t size)
 {
@@ -89,14 +79,14 @@ static void figures(const results *r, int arm, int x, int region, char *buf, siz
     if (hd.n) snprintf(buf + strlen(buf), size - strlen(buf), " (%.1f)", hd.mean);
 }
 
-/* .. minus the same network from scratch, with the interval over seeds. */
-static void against_scratch(const results *r, int scratch, int arm, int x, char *buf, size_t size)
+/* .. minus the same network from scratch, with the interval of the bootstrap. */
+static bmvp_status against_scratch(const results *r, int scratch, int arm, int x, char *buf, size_t size,
+                                   bmvp_error *err)
 {
-    const spread d = difference(r, scratch, arm, x);
-    const double half = d.n > 1 ? student(d.n) * d.sd / sqrt(d.n) : 0;
-    if (arm == scratch || d.n == 0) snprintf(buf, size, "-");
-    else if (d.n == 1) snprintf(buf, size, "%+.3f", d.mean);
-    else snprintf(buf, size, "%+.3f [%+.3f, %+.3f]", d.mean, d.mean - half, d.mean + half);
+    paired d = { 0, 0, 0, 0, 0 };
+    bmvp_status st = arm == scratch ? BMVP_OK : difference(r, scratch, arm, x, DICE, &d, err);
+    paired_text(d, buf, size);
+    return st;
 }
 
 static const cost *cost_of(const costs *c, const char *arm, const char *network)
@@ -107,29 +97,32 @@ static const cost *cost_of(const costs *c, const char *arm, const char *network)
     return NULL;
 }
 
-static void add_row(const results *r, const costs *c, table *t, int scratch, int arm, int x)
+static bmvp_status add_row(const results *r, const costs *c, table *t, int scratch, int arm, int x, bmvp_error *err)
 {
     const cost *k = cost_of(c, r->arm[arm], r->x[x]);
     const int i = t->rows++, n = r->regions;
     const size_t size = sizeof t->text[0][0];
+    bmvp_status st;
     int g;
     snprintf(t->text[i][0], size, "%s", r->arm[arm]);
     snprintf(t->text[i][1], size, "%s", r->x[x]);
     for (g = 0; g < n; ++g) figures(r, arm, x, g, t->text[i][2 + g], size);
     figures(r, arm, x, -1, t->text[i][2 + n], size);
-    against_scratch(r, scratch, arm, x, t->text[i][3 + n], size);
+    st = against_scratch(r, scratch, arm, x, t->text[i][3 + n], size, err);
     if (!k) {
         for (g = 4; g < 7; ++g) snprintf(t->text[i][g + n], size, "-");
-        return;
+        return st;
     }
     snprintf(t->text[i][4 + n], size, "%.0f x %.0f", k->steps, k->batch);
     snprintf(t->text[i][5 + n], size, "%.0f", k->seconds);
     snprintf(t->text[i][6 + n], size, "%.0f", k->mb);
+    return st;
 }
 
 static bmvp_status make_table(const results *r, const costs *c, table *t, bmvp_error *err)
 {
     static const char *const last[5] = { "mean", "minus scratch [95 %]", "steps x crops", "seconds", "MB" };
+    bmvp_status st = BMVP_OK;
     int scratch = 0, x, a, i;
     memset(t, 0, sizeof *t);
     while (scratch < r->arms && strcmp(r->arm[scratch], "from scratch") != 0) ++scratch;
@@ -140,12 +133,13 @@ static bmvp_status make_table(const results *r, const costs *c, table *t, bmvp_e
     for (i = 0; i < r->regions; ++i) t->head[2 + i] = r->region[i];
     for (i = 0; i < 5; ++i) t->head[2 + r->regions + i] = last[i];
     t->cols = r->regions + 7;
-    for (x = 0; x < r->xs; ++x) {
-        if (scratch < r->arms && cell(r, scratch, x, -1).n && t->rows < 40) add_row(r, c, t, scratch, scratch, x);
-        for (a = 0; a < r->arms; ++a)
-            if (a != scratch && cell(r, a, x, -1).n && t->rows < 40) add_row(r, c, t, scratch, a, x);
+    for (x = 0; x < r->xs && !st; ++x) {
+        if (scratch < r->arms && cell(r, scratch, x, -1).n && t->rows < 40)
+            st = add_row(r, c, t, scratch, scratch, x, err);
+        for (a = 0; a < r->arms && !st; ++a)
+            if (a != scratch && cell(r, a, x, -1).n && t->rows < 40) st = add_row(r, c, t, scratch, a, x, err);
     }
-    return BMVP_OK;
+    return st;
 }
 
 /* What the table shows, and what it does not. */
@@ -171,7 +165,9 @@ static void show_limits(report_page *page, const costs *c)
               "missing.");
     say(page, "Networks differ between methods: a row is compared with its own network from scratch, not with the row "
               "of another network.");
-    snprintf(text, sizeof text, "Intervals: Student's t of the differences, seed by seed%s.",
+    snprintf(text, sizeof text,
+             "Intervals: bootstrap over runs and test cases of the differences, run by run and case by case%s. One "
+             "that contains zero: no difference seen.",
              once ? "; pre-training ran once for each method, so that they are those of fine-tuning alone"
                   : ", each with a pre-training of its own");
     say(page, text);
@@ -191,6 +187,7 @@ bmvp_status show_baselines(const char *results_file, const char *costs_file, con
     bmvp_status st = read_results(&r, results_file, err);
     if (!st) st = read_costs(&c, costs_file, err);
     if (!st) st = make_table(&r, &c, &t, err);
+    free_results(&r);
     if (st) return st;
     if (report_open(&page, out, "Pre-training methods side by side", "baselines", "Baselines") != BMVP_OK)
         return bmvp_error_set(err, page.error.status, "%s", page.error.message);

@@ -5,10 +5,10 @@
      build/experiments_page baselines RESULTS COSTS PAGE      baselines.c
      build/experiments_page runs PAGE DATA SPLIT NAME=RUN=PREDICTIONS ...
 
-   RESULTS has one line for each fine-tuned network and test: arm <tab> x <tab> seed <tab> metrics.json of `bmvp
-   evaluate`.
-     efficiency  x: per cent of the labels; rows are arms, columns x. The difference of the second arm to the first is
-     taken seed by seed ablation    arms in the order of the file; x is not used
+   RESULTS has one line for each fine-tuned network and test: arm <tab> x <tab> run <tab> metrics.json of `bmvp
+   evaluate`. A run is a split and a seed, whatever it is called: arms are compared within it, case by case.
+     efficiency  x: per cent of the labels; rows are arms, columns x. Differences are to the first arm
+     ablation    arms in the order of the file; x is not used
      missing     x: the modalities that were there, joined by +; rows x, columns arms
    runs: fine-tuning runs side by side (the demo): their validation curves, the test Dice of each, and pictures of truth
    and predictions. */
@@ -131,7 +131,7 @@ static void figure_over_places(report_page *page, const results *r, figure *f, i
         add_series(f, a, r->arm[a], points);
     }
     show_figure(page, f, r->arms, title,
-                "Mean over the seeds, and a band of one standard deviation to either side: where bands overlap, a "
+                "Mean over the runs, and a band of one standard deviation to either side: where bands overlap, a "
                 "difference may be chance.",
                 x_label);
 }
@@ -156,55 +156,120 @@ static void figure_of_arms(report_page *page, const results *r, figure *f)
 
 /* >>experiments ---------------------------------------------------------------------------------------------------- */
 
-static void say_difference(report_page *page, const results *r, int a, int b, int x, const char *where)
+static void tell(report_page *page, const char *text)
 {
-    const spread d = difference(r, a, b, x);
-    char text[256];
-    if (d.n == 0) return;
-    snprintf(text, sizeof text, "%s: %s minus %s: %+.3f, standard deviation %.3f over %d seeds%s", where, r->arm[b],
-             r->arm[a], d.mean, d.sd, d.n,
-             d.n > 1 && d.mean > d.sd    ? " (larger than the spread)"
-             : d.n > 1 && d.mean < -d.sd ? " (worse by more than the spread)"
-                                         : "");
     printf("%s\n", text);
     (void)report_note(page, text);
 }
 
-static void show_efficiency(report_page *page, const results *r, table *t, figure *f)
+static bmvp_status say_difference(report_page *page, const results *r, int a, int b, int x, const char *where,
+                                  bmvp_error *err)
 {
+    static const char *const name[MEASURES] = { "Dice", "HD95 in mm" };
+    paired d;
+    char text[320], figures[64];
+    int m;
+    for (m = 0; m < MEASURES; ++m) {
+        if (difference(r, a, b, x, m, &d, err) != BMVP_OK) return err->status;
+        if (d.runs == 0) continue;
+        paired_text(d, figures, sizeof figures);
+        snprintf(text, sizeof text, "%s: %s minus %s, %s: %s, %d runs, %d cases: %s", where, r->arm[b], r->arm[a],
+                 name[m], figures, d.runs, d.cases, verdict(d, m));
+        tell(page, text);
+    }
+    return BMVP_OK;
+}
+
+/* Whether fine-tuning had come to its end. 0.01: about the standard deviation of a mean Dice over seeds. */
+static void say_plateaus(report_page *page, const results *r)
+{
+    char text[320];
+    int a, x;
+    for (a = 0; a < r->arms; ++a)
+        for (x = 0; x < r->xs; ++x) {
+            const plateau p = plateau_of(r, a, x);
+            if (p.runs == 0) continue;
+            snprintf(text, sizeof text,
+                     "Validation of %s at %s: Dice %.3f in the last quarter of the steps, %.3f before it (%d runs): %s",
+                     r->arm[a], r->x[x], p.last, p.before, p.runs,
+                     p.last - p.before < 0.01 ? "on a plateau" : "still rising, not converged");
+            tell(page, text);
+        }
+}
+
+static const char about_intervals[] =
+    "Differences: mean over runs (split and seed) and test cases, of the same run and case, with the middle 95 per "
+    "cent under a bootstrap of runs and cases. Pre-training ran once: its own luck is in no interval. An interval that "
+    "contains zero means: no difference seen.";
+
+static bmvp_status show_efficiency(report_page *page, const results *r, table *t, figure *f, bmvp_error *err)
+{
+    bmvp_status st = BMVP_OK;
     char where[64];
     int x, b;
     (void)report_section(page, "Label efficiency",
                          "Mean test Dice of the regions after fine-tuning on a share of the labelled cases; "
-                         "\302\261 and bands: standard deviation over seeds.");
+                         "\302\261 and bands: standard deviation over runs.");
     table_by_arm(page, r, t, "per cent of the labels", "Mean test Dice by share of the labels");
     figure_over_places(page, r, f, 0, "Test Dice by share of the labels", "per cent of the labelled training cases");
+    tell(page, about_intervals);
     for (b = 1; b < r->arms; ++b)
-        for (x = 0; x < r->xs; ++x) {
+        for (x = 0; x < r->xs && !st; ++x) {
             snprintf(where, sizeof where, "at %s per cent", r->x[x]);
-            say_difference(page, r, 0, b, x, where);
+            st = say_difference(page, r, 0, b, x, where, err);
         }
+    say_plateaus(page, r);
+    return st;
 }
 
-static void show_ablation(report_page *page, const results *r, table *t, figure *f)
+static bmvp_status show_ablation(report_page *page, const results *r, table *t, figure *f, bmvp_error *err)
 {
+    bmvp_status st = BMVP_OK;
     int b;
     (void)report_section(page, "Ablation of the tasks",
                          "The same fine-tuning after pre-training with more and more of the tasks, as measured.");
     table_by_region(page, r, t, "Test Dice by pre-training task");
     figure_of_arms(page, r, f);
-    for (b = 1; b < r->arms; ++b) say_difference(page, r, b - 1, b, -1, "step");
+    tell(page, about_intervals);
+    for (b = 1; b < r->arms && !st; ++b) st = say_difference(page, r, b - 1, b, -1, "step", err);
+    say_plateaus(page, r);
+    return st;
 }
 
-static void show_missing(report_page *page, const results *r, table *t, figure *f)
+static bmvp_status show_missing(report_page *page, const results *r, table *t, figure *f, bmvp_error *err)
 {
+    bmvp_status st = BMVP_OK;
     int b;
     (void)report_section(page, "Missing modalities",
                          "Test Dice when only some modalities are there. Each network stands in for the others in "
                          "the way it was trained with.");
     table_by_place(page, r, t, "modalities present", "Mean test Dice by the modalities that are present");
     figure_over_places(page, r, f, 1, "Test Dice by number of modalities", "modalities present");
-    for (b = 0; b + 1 < r->arms; ++b) say_difference(page, r, b, r->arms - 1, -1, "all subsets");
+    tell(page, about_intervals);
+    for (b = 0; b + 1 < r->arms && !st; ++b) st = say_difference(page, r, b, r->arms - 1, -1, "all subsets", err);
+    return st;
+}
+
+/* settings.tsv beside the results: lines of name <tab> value, how the experiment was run and where. None: nothing. */
+static void show_settings(report_page *page, const char *results_file)
+{
+    static char text[40][2][200];
+    const char *key[40], *value[40], *slash = strrchr(results_file, '/');
+    char path[600], line[512], *tab;
+    FILE *f;
+    int n = 0;
+    snprintf(path, sizeof path, "%.*ssettings.tsv", slash ? (int)(slash + 1 - results_file) : 0, results_file);
+    if (!(f = fopen(path, "r"))) return;
+    while (n < 40 && fgets(line, (int)sizeof line, f)) {
+        line[strcspn(line, "\n")] = 0;
+        if (!(tab = strchr(line, '\t'))) continue;
+        *tab++ = 0;
+        snprintf(text[n][0], sizeof text[n][0], "%.199s", line);
+        snprintf(text[n][1], sizeof text[n][1], "%.199s", tab);
+        key[n] = text[n][0], value[n] = text[n][1], ++n;
+    }
+    fclose(f);
+    if (n) (void)report_pairs(page, "Settings and machine", key, value, n);
 }
 
 static bmvp_status show_results(const char *kind, const char *path, const char *out, bmvp_error *err)
@@ -214,15 +279,22 @@ static bmvp_status show_results(const char *kind, const char *path, const char *
     static figure f;
     report_page page;
     bmvp_status st = read_results(&r, path, err);
-    if (st) return st;
-    if (r.arms + 1 > MAX_NAMES || r.xs + 1 > 40 || r.arms > 40)
-        return bmvp_error_set(err, BMVP_E_ARG, "%s: too many arms for a table", path);
-    if (report_open(&page, out, "BrainMVP experiments", kind, kind) != BMVP_OK)
-        return bmvp_error_set(err, page.error.status, "%s", page.error.message);
-    if (strcmp(kind, "efficiency") == 0) show_efficiency(&page, &r, &t, &f);
-    else if (strcmp(kind, "ablation") == 0) show_ablation(&page, &r, &t, &f);
-    else show_missing(&page, &r, &t, &f);
-    return report_close(&page) == BMVP_OK ? BMVP_OK : bmvp_error_set(err, page.error.status, "%s", page.error.message);
+    if (!st && (r.arms + 1 > MAX_NAMES || r.xs + 1 > 40 || r.arms > 40))
+        st = bmvp_error_set(err, BMVP_E_ARG, "%s: too many arms for a table", path);
+    if (!st && report_open(&page, out, "BrainMVP experiments", kind, kind) != BMVP_OK)
+        st = bmvp_error_set(err, page.error.status, "%s", page.error.message);
+    if (st) {
+        free_results(&r);
+        return st;
+    }
+    st = strcmp(kind, "efficiency") == 0 ? show_efficiency(&page, &r, &t, &f, err)
+         : strcmp(kind, "ablation") == 0 ? show_ablation(&page, &r, &t, &f, err)
+                                         : show_missing(&page, &r, &t, &f, err);
+    show_settings(&page, path);
+    free_results(&r);
+    if (st) report_discard(&page);
+    else if (report_close(&page) != BMVP_OK) st = bmvp_error_set(err, page.error.status, "%s", page.error.message);
+    return st;
 }
 
 /* >>runs side by side ---------------------------------------------------------------------------------------------- */
@@ -258,6 +330,7 @@ static bmvp_status show_runs_table(report_page *page, run *runs, int n, bmvp_err
         st = read_metrics(&r, item, path, err);
     }
     if (!st) table_by_region(page, &r, &t, "Dice of the test cases, mean over cases");
+    free_results(&r);
     return st;
 }
 

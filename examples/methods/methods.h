@@ -191,6 +191,7 @@ typedef struct swin_ssl_answers { bmvp_tensor *turn, *vector, *rebuilt, *step[8]
 swin_ssl_answers swin_ssl_run(bmvp_net *net, swin_ssl_heads *h, bmvp_tensor *x, int training);
 
 typedef struct voco_config voco_config;
+typedef enum voco_form { VOCO_SQUARES, VOCO_ALIKE, VOCO_LOGS } voco_form;
 typedef struct voco_state {
     bmvp_net *slow; /* NULL: there is none */
     bmvp_layer head[3], slow_head[3];
@@ -198,7 +199,7 @@ typedef struct voco_state {
 void voco_make_head(bmvp_module *m, bmvp_layer head[3], int64_t in, int64_t hidden, int64_t out);
 bmvp_tensor *voco_project(bmvp_module *m, const bmvp_layer head[3], bmvp_tensor *x);
 bmvp_tensor *voco_features(bmvp_net *net, bmvp_tensor *x, int training);
-bmvp_tensor *voco_losses(bmvp_ctx *c, int alike, bmvp_tensor *const crop[2], bmvp_tensor *const base[2],
+bmvp_tensor *voco_losses(bmvp_ctx *c, voco_form form, bmvp_tensor *const crop[2], bmvp_tensor *const base[2],
                          const float *label, bmvp_tensor *loss[3]);
 
 typedef struct transvw_config transvw_config;

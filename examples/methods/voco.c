@@ -5,9 +5,9 @@
    Paper and code: the paper (preset `paper`, with the bases of a cube that nnssl has for MRI) takes -log(1 - |share -
    cosine|) of all bases, which are held, and cosines between bases. The code (Luffy03/VoCo, preset `release`) has 4 x 4
    bases of a plane as deep as one; it weighs bases by their share and squares the cosines of the others (as nnssl:
-   `slow` 0, `alike` 0); a slow copy of the network, random at first, is the other side of each cosine; between bases it
-   squares, too, and moves the first of two. Its region is what is brighter than 0.3, ours the middle of the volume.
-   Fine-tuning starts from the network, not from its copy. */
+   `slow` 0, `form` 0); a slow copy of the network, random at first, is the other side of each cosine; between bases it
+   squares, too, and moves the first of two. Its successor, Large-Scale-Medical, has logarithms there (`form` 2).
+   The region is what is brighter than 0.3, ours the middle. Fine-tuning starts from the network, not from its copy. */
 #include "bases.h"
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +21,7 @@
     X(int, hidden, 1, 8192, "width of the projection") \
     X(int, vector, 1, 8192, "length of its vectors") \
     X(int, slow, 0, 1, "1: a slow copy gives the other side of each cosine (code)") \
-    X(int, alike, 0, 1, "1: all bases count alike (paper), 0: by their shares, the others' cosines squared") \
+    X(int, form, 0, 2, "bases 0: by shares, the others squared; 1: all alike (paper); 2: the others by logarithm") \
     X(double, keep, 0, 1, "the slow copy keeps this share of itself in an update") \
     X(double, flip_rate, 0, 1, "chance of a flip, of each axis of each crop and base") \
     X(double, turn_rate, 0, 1, "chance of 1 to 3 quarter turns in the axial plane") \
@@ -102,16 +102,15 @@ static bmvp_tensor *cosines(bmvp_ctx *c, bmvp_tensor *a, bmvp_tensor *b)
 {
     return bmvp_relu(c, bmvp_matmul(c, bmvp_l2_normalize(c, a, 1e-8), bmvp_l2_normalize(c, b, 1e-8), 0, 1));
 }
-/* log(1 - |share - cosine|) */
-static bmvp_tensor *agreement(bmvp_ctx *c, bmvp_tensor *cosine, const float *label)
+static bmvp_tensor *agreement(bmvp_ctx *c, bmvp_tensor *cosine, const float *label) /* log(1 - |share - cosine|) */
 {
     bmvp_tensor *y = cosine ? bmvp_sub(c, cosine, bmvp_input(c, 2, cosine->dim, label)) : NULL;
     return bmvp_natural_log(c, bmvp_scale(c, bmvp_abs(c, y), -1, 1 + 1e-6));
 }
 
 /* Of a case: vectors of crops and bases, of the network [0] and of the slow copy [1] (or NULL); labels (crops, bases).
-   loss: of the bases that overlap (alike: of all), of the others, between bases. Returns cosines (crops, bases). */
-bmvp_tensor *voco_losses(bmvp_ctx *c, int alike, bmvp_tensor *const crop[2], bmvp_tensor *const base[2],
+   loss: of bases that overlap (VOCO_ALIKE: of all), of the others, between bases. Returns cosines (crops, bases). */
+bmvp_tensor *voco_losses(bmvp_ctx *c, voco_form form, bmvp_tensor *const crop[2], bmvp_tensor *const base[2],
                          const float *label, bmvp_tensor *loss[3])
 {
     const int64_t rows = crop[0] ? crop[0]->dim[0] : 0, n = base[0] ? base[0]->dim[0] : 0;
@@ -126,9 +125,10 @@ bmvp_tensor *voco_losses(bmvp_ctx *c, int alike, bmvp_tensor *const crop[2], bmv
     if (apart) {
         cosine = cosines(c, crop[0], base[1] ? base[1] : held);
         if (base[1]) cosine = bmvp_scale(c, bmvp_add(c, cosine, cosines(c, crop[1], base[0])), 0.5, 0);
-        if (!alike) loss[1] = weighed(c, bmvp_mul(c, cosine, cosine), apart, 1 / others);
         y = agreement(c, cosine, label);
-        loss[0] = alike ? bmvp_scale(c, bmvp_mean(c, y), -1, 0) : weighed(c, y, label, -1 / sum);
+        if (form == VOCO_LOGS) loss[1] = weighed(c, y, apart, -1 / others);
+        if (form == VOCO_SQUARES) loss[1] = weighed(c, bmvp_mul(c, cosine, cosine), apart, 1 / others);
+        loss[0] = form == VOCO_ALIKE ? bmvp_scale(c, bmvp_mean(c, y), -1, 0) : weighed(c, y, label, -1 / sum);
         y = cosines(c, base[0], base[1] ? held : base[0]);
         loss[2] = weighed(c, base[1] ? bmvp_mul(c, y, y) : y, first, 1 / pairs);
     } else bmvp_fail(c, BMVP_E_OOM, "voco: no memory for labels");
@@ -147,7 +147,7 @@ static void of_regions(bmvp_pass *p, bmvp_tensor *const v[2], const float *label
             base[j] = bmvp_slice(p->c, v[j], 0, i * (n + k->crops), n);
             crop[j] = bmvp_slice(p->c, v[j], 0, i * (n + k->crops) + n, k->crops);
         }
-        (void)voco_losses(p->c, k->alike, crop, base, label + i * k->crops * n, loss);
+        (void)voco_losses(p->c, (voco_form)k->form, crop, base, label + i * k->crops * n, loss);
         for (j = 0; j < 3; ++j) sum[j] = i ? bmvp_add(p->c, sum[j], loss[j]) : loss[j];
     }
     for (j = 0; j < 3; ++j) bmvp_pass_loss(p, j, BMVP_LOSS_MEAN, 1, bmvp_scale(p->c, sum[j], 1.0 / p->n, 0));
@@ -219,7 +219,7 @@ static int preset(const char *name, void *config)
     k->crop = fast ? 64 : release ? 160 : 128, k->batch = fast ? 1 : 2, k->weight_decay = 0.01, k->keep = 0.9;
     k->bases = release ? 4 : 2, k->flat = release || fast, k->cut = release ? 96 : 0;
     k->edge = fast || release ? 64 : 0, k->crops = release || fast ? 2 : 4, k->hidden = k->vector = fast ? 128 : 2048;
-    k->slow = kind != METHOD_PAPER, k->alike = !k->slow, k->flip_rate = k->turn_rate = 0.2;
+    k->slow = kind != METHOD_PAPER, k->form = k->slow ? VOCO_SQUARES : VOCO_ALIKE, k->flip_rate = k->turn_rate = 0.2;
     k->shift_rate = k->shift = 0.1, k->lr = fast ? 1e-3 : 1e-4, k->warmup = fast ? 10 : 5000;
     return 1;
 }

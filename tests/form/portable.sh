@@ -1,15 +1,16 @@
 #!/bin/sh
 # portable.sh - the same headers on processors that this machine is not: x86-64 without AVX, without AVX2, without AVX-512, and arm64 with
-# NEON, in QEMU's user-mode emulation; and built without threads. `make portable` calls it, with the tests of bmvp_tensor.h made as usual.
+# NEON, in QEMU's user-mode emulation; built without threads; and where pointers, byte order or the C library are others: x86 of 32 bits, armhf,
+# s390x, musl. `make portable` calls it, with the tests of bmvp_tensor.h made as usual.
 # Emulation is 20 to 50 times slower than the processor, so parts of the tests are run, chosen to meet every kernel, the x86-64 processors
 # beside the rest: some minutes on two cores.
 # What is not installed is skipped, with the line that installs it.
 # shellcheck disable=SC2086 # flags are words
-# Environment: CC, CFLAGS.
+# Environment: CC, CFLAGS, GZ (linker flags of the gzip codec).
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
-CC=${CC:-cc} CFLAGS=${CFLAGS--O2}
+CC=${CC:-cc} CFLAGS=${CFLAGS--O2} GZ=${GZ--ldeflate}
 FLAGS="-std=c99 $CFLAGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -DBMVP_NIFTI_NO_GZIP -I."
 APT="apt-get install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 ARM_ROOT=${ARM_ROOT:-/usr/aarch64-linux-gnu}
@@ -37,17 +38,22 @@ run_tests()
     fi
 }
 
-# tensor_tests MACHINE PARTS FOLDER COMMAND...: the tests of bmvp_tensor.h in the folder; parts are `ops` (against PyTorch's values), `most` or
-# `all`, which is with $BIG
+# tensor_tests MACHINE PARTS FOLDER LEVEL COMMAND...: the tests of bmvp_tensor.h in the folder; parts are `ops` (against PyTorch's values),
+# `most`: the finite differences of each op's first sample at the level, too, and the tape; or `all`: those of all samples, memory, and $BIG.
+# That a processor is emulated says whether it has the instructions: what it computes with them the tests have said on this one.
 tensor_tests()
 {
-    on=$1 parts=$2 at=$3
-    shift 3
+    on=$1 parts=$2 at=$3 best=$4
+    shift 4
     run_tests "$on" test_ops "op " "$@" "$at/test_ops" "op "
     if [ "$parts" = ops ]; then return; fi
+    run_tests "$on" test_tape "" "$@" "$at/test_tape"
+    if [ "$parts" = most ]; then
+        run_tests "$on" test_ops ".0 $best" "$@" "$at/test_ops" ".0 $best"
+        return
+    fi
     run_tests "$on" test_ops gradcheck "$@" "$at/test_ops" gradcheck
-    for t in tape memory; do run_tests "$on" test_$t "" "$@" "$at/test_$t"; done
-    if [ "$parts" = most ]; then return; fi
+    for part in _and_ peak; do run_tests "$on" test_memory $part "$@" "$at/test_memory" $part; done # not each allocation that fails
     for part in $BIG; do run_tests "$on" test_ops "threads $part" "$@" "$at/test_ops" "threads $part"; done
 }
 
@@ -80,7 +86,6 @@ losses()
 # ---- programs of our own: the level, single instructions, some steps of pre-training ------------------------------------------
 
 cat >"$T/level.c" <<'END'
-#define BMVP_IMPLEMENTATION
 #include "bmvp_tensor.h"
 #include <stdio.h>
 int main(void)
@@ -107,9 +112,10 @@ int main(int argc, char **argv)
     }
 }
 END
-program_of bmvp_ssl.h | sed "s/i < 10 &&/i < $STEPS \&\&/" >"$T/losses.c"
-silent "the level's program" $CC $FLAGS "$T/level.c" -o "$T/level" -lm -lpthread
-check "the example program of bmvp_ssl.h" $CC $FLAGS "$T/losses.c" -o "$T/losses_here" -lm -lpthread
+# They are linked with the implementation that the tests have.
+program_of bmvp_ssl.h | sed -e "s/i < 10 &&/i < $STEPS \&\&/" -e '/define BMVP_IMPLEMENTATION/d' >"$T/losses.c"
+silent "the level's program" $CC $FLAGS "$T/level.c" build/library.o -o "$T/level" $GZ -lm -lpthread
+check "the example program of bmvp_ssl.h" $CC $FLAGS "$T/losses.c" build/library.o -o "$T/losses_here" $GZ -lm -lpthread
 "$T/losses_here" >"$T/losses.here"
 echo "this processor, $(uname -m): the library chooses $("$T/level")"
 
@@ -118,37 +124,37 @@ echo "this processor, $(uname -m): the library chooses $("$T/level")"
 arm() { qemu-aarch64 -L "$ARM_ROOT" "$@"; }
 arm_program() { echo 'int main(void) { return 0; }' >"$T/a.c" && "$@" "$T/a.c" -o "$T/arm_empty" >/dev/null 2>&1; }
 
-# arm_build FOLDER COMPILER...: the programs in the folder; what the compiler says of each is kept beside it
-arm_build()
+# build_all FOLDER COMPILER...: the programs of $wanted and the two above in the folder; what the compiler says of each is kept beside it
+build_all()
 {
     mkdir -p "$1"
     into=$1
     shift
     "$@" $FLAGS -c tests/support/inside.c -o "$into/inside.o" >"$into/inside.o.said" 2>&1
-    for t in $arm_tests; do
+    for t in $wanted; do
         case $t in nifti | grids) inside= ;; *) inside=$into/inside.o ;; esac # those hold an implementation
         "$@" $FLAGS tests/unit/test_$t.c $inside -o "$into/test_$t" -lm -lpthread >"$into/test_$t.said" 2>&1
     done
-    "$@" $FLAGS "$ROOT/level.c" -o "$into/level" -lm -lpthread >"$into/level.said" 2>&1
-    "$@" $FLAGS -Wno-conversion "$ROOT/losses.c" -o "$into/losses" -lm -lpthread >"$into/losses.said" 2>&1
+    "$@" $FLAGS "$ROOT/level.c" "$into/inside.o" -o "$into/level" -lm -lpthread >"$into/level.said" 2>&1
+    "$@" $FLAGS -Wno-conversion "$ROOT/losses.c" "$into/inside.o" -o "$into/losses" -lm -lpthread >"$into/losses.said" 2>&1
 }
-# arm_built FOLDER: all of them are there, without a word of warning
-arm_built()
+# built MACHINE FOLDER: all of them are there, without a word of warning
+built()
 {
-    for said in "$1"/*.said; do
-        if [ -s "${said%.said}" ] && [ ! -s "$said" ]; then pass; else fail "arm64: compiling ${said%.said}" "$said"; fi
+    for said in "$2"/*.said; do
+        if [ -s "${said%.said}" ] && [ ! -s "$said" ]; then pass; else fail "$1: compiling ${said%.said}" "$said"; fi
     done
 }
 
 arm_gcc()
 {
     on="arm64 (NEON)"
-    arm_tests="ops tape memory nets optim state masks step json checkpoint hostile nifti grids"
-    arm_build "$T/arm" aarch64-linux-gnu-gcc
-    arm_built "$T/arm"
+    wanted="ops tape memory nets optim state masks step json checkpoint hostile nifti grids"
+    build_all "$T/arm" aarch64-linux-gnu-gcc
+    built arm64 "$T/arm"
     level "$on" vector arm "$T/arm/level"
     losses "$on" arm "$T/arm/losses"
-    tensor_tests "$on" all "$T/arm" arm
+    tensor_tests "$on" all "$T/arm" vector arm
     for part in "nets tiny" "optim adam" "optim sgd" "state test_seeds" "masks mask" "masks sampler" "step masks" "step losses" "step views" \
         "step template_gradient" json checkpoint hostile nifti grids; do
         case $part in *" "*) word=${part#* } ;; *) word= ;; esac
@@ -158,23 +164,54 @@ arm_gcc()
 arm_clang()
 {
     on="arm64 (NEON), clang"
-    arm_tests="ops tape memory"
-    arm_build "$T/arm_clang" clang --target=aarch64-linux-gnu
-    arm_built "$T/arm_clang"
+    wanted=ops
+    build_all "$T/arm_clang" clang --target=aarch64-linux-gnu
+    built "$on" "$T/arm_clang"
     level "$on" vector arm "$T/arm_clang/level"
     losses "$on" arm "$T/arm_clang/losses"
-    tensor_tests "$on" ops "$T/arm_clang" arm
+    tensor_tests "$on" ops "$T/arm_clang" vector arm
 }
 
+# Plain loops: how work is cut into pieces is the same above all kernels, and they are compiled in a fifth of the time.
 without_threads()
 {
+    less="-DBMVP_NO_THREADS -DBMVP_NO_SIMD"
     {
-        $CC $FLAGS -DBMVP_NO_THREADS -c tests/support/inside.c -o "$T/inside.o"
-        for t in ops tape memory; do $CC $FLAGS -DBMVP_NO_THREADS tests/unit/test_$t.c "$T/inside.o" -o "$T/test_$t" -lm; done
+        $CC $FLAGS $less -c tests/support/inside.c -o "$T/inside.o"
+        for t in ops tape memory; do $CC $FLAGS $less tests/unit/test_$t.c "$T/inside.o" -o "$T/test_$t" -lm; done
     } >"$T/no_threads.said" 2>&1
     if [ ! -s "$T/no_threads.said" ]; then pass; else fail "BMVP_NO_THREADS: compiling the tests" "$T/no_threads.said"; fi
     if has nm; then check "BMVP_NO_THREADS: pthread all the same" sh -c "! nm -u '$T/test_tape' | grep pthread"; fi
     for t in ops tape memory; do run_tests "BMVP_NO_THREADS" test_$t "" "$T/test_$t"; done
+}
+
+# other MACHINE COMPILER COMMAND...: the tests of $wanted on a machine of another kind, where its compiler is there: what byte order, the size
+# of a pointer and the C library can change. It runs where the command does. Plain loops: they have no vectors of their own there.
+other()
+{
+    on=$1 cc=$2
+    shift 2
+    if ! has "$cc" || { [ $# -gt 0 ] && ! has "$1"; }; then
+        skip "$on: no $cc${1:+ or $1}. Fix: apt-get install musl-tools gcc-i686-linux-gnu gcc-arm-linux-gnueabihf gcc-s390x-linux-gnu qemu-user"
+        return
+    fi
+    build_all "$T/$cc" "$cc"
+    built "$on" "$T/$cc"
+    losses "$on" "$@" "$T/$cc/losses"
+    for t in $wanted; do
+        case $t in ops) word="op " ;; *) word= ;; esac
+        run_tests "$on" test_$t "$word" "$@" "$T/$cc/test_$t" "$word"
+    done
+}
+others()
+{
+    FLAGS="$FLAGS -O1 -D_FILE_OFFSET_BITS=64 -DBMVP_NO_SIMD -static"
+    wanted="ops json checkpoint nifti"
+    other "musl" musl-gcc
+    other "x86, 32 bits" i686-linux-gnu-gcc
+    other "armhf" arm-linux-gnueabihf-gcc qemu-arm
+    wanted="json nifti" # checkpoints are refused
+    other "s390x (big-endian)" s390x-linux-gnu-gcc qemu-s390x
 }
 
 lane()
@@ -188,6 +225,7 @@ lane()
         if has clang && arm_program clang --target=aarch64-linux-gnu; then arm_clang; else skip "arm64, clang: none. Fix: apt-get install clang"; fi
     fi
     without_threads
+    others
     echo "$passed $failed $skipped" >"$ROOT/counts"
 }
 lane >"$T/lane_said" 2>&1 &
@@ -209,7 +247,7 @@ x86()
     pass
     level "$on" "$2" qemu-x86_64 -cpu "$1" "$T/level"
     if [ "$5" = most ]; then losses "$on" qemu-x86_64 -cpu "$1" "$T/losses_here"; fi
-    tensor_tests "$on" "$5" build qemu-x86_64 -cpu "$1"
+    tensor_tests "$on" "$5" build "$2" qemu-x86_64 -cpu "$1"
 }
 if [ "$(uname -m)" != x86_64 ]; then skip "other x86-64 processors: this is none"
 elif ! has qemu-x86_64; then skip "other x86-64 processors: no qemu-x86_64. Fix: $APT"

@@ -11,6 +11,6 @@ again json tests/fixtures/nets/*.json tests/fuzz/found/json/* tests/fuzz/found/l
 again nifti tests/fixtures/nifti/*.nii* tests/fuzz/found/nifti/*
 again meet /dev/null tests/fuzz/seeds/meet/*
 again texts /dev/null tests/fuzz/seeds/texts/*
-again trainers /dev/null tests/fixtures/nets/uniformer_tiny.safetensors tests/fuzz/found/checkpoint/*.safetensors
+again trainers /dev/null tests/fixtures/nets/uniformer_tiny.safetensors tests/fuzz/found/checkpoint/*.safetensors tests/fuzz/found/trainers/*
 again lists tests/fuzz/found/lists/* tests/fuzz/found/json/*
 finish

@@ -16,7 +16,7 @@ for name in "$@"; do
     json) files=$(find tests/fixtures/nets tests/fuzz/found/json -name '*.json') ;;
     nifti) files=$(find tests/fixtures/nifti tests/fuzz/found/nifti -name '*.nii*') modes='0 1 2 3' ;;
     meet | texts) files=$(find tests/fuzz/seeds/$name -type f) modes='0 1 2 3' ;;
-    trainers) files="/dev/null $(find tests/fuzz/found/checkpoint -name '*.safetensors')" modes='0 1 2' ;;
+    trainers) files="/dev/null $(find tests/fuzz/found/trainers -type f) $(find tests/fuzz/found/checkpoint -name '*.safetensors')" modes='0 1 2' ;;
     *) files=$(find tests/fuzz/found/lists tests/fuzz/found/json -type f) ;;
     esac
     for file in $files; do

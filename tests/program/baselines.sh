@@ -22,6 +22,31 @@ check "the page has the table" grep -q "minus scratch" "$OUT/baselines.html"
 for kind in efficiency ablation missing; do expect 0 "minus" "$PAGE_PROGRAM" $kind "$OUT/baselines/results.tsv" "$T/figures.html"; done
 check "figures of experiments are explained" explained "$T/figures.html"
 check "seconds and memory" awk -F '\t' '/^genesis/ { ok = $3 == 2 && $4 == 1 && $5 > 0 && $6 > 1 } END { exit !ok }' "$OUT/baselines/costs.tsv"
+
+# paired differences: arm up has 0.1 more in every case, arm mixed in half of them more and in half less; validation that rises, or not
+one() # ARM RUN DICE-OF-EACH-CASE
+{
+    mkdir -p "$T/paired/$1.$2/test"
+    for step in 1 2 3 4; do
+        case $1 in up) echo "{\"step\": $step, \"val_dice\": 0.$((4 + step))}" ;; *) echo "{\"step\": $step, \"val_dice\": 0.6}" ;; esac
+    done >"$T/paired/$1.$2/log.jsonl"
+    echo "$3" | awk '{ printf "{\"summary\": {\"monai\": {\"regions\": {\"WT\": {\"dice\": {\"mean\": 0.5}}}, \"mean\": {\"dice\": {\"mean\": 0.5}}}}, \"cases\": ["
+        for (i = 1; i <= NF; ++i) printf "%s{\"id\": \"c%d\", \"regions\": {\"WT\": {\"dice\": %s, \"hd95\": %s}}}", (i > 1 ? ", " : ""), i, $i, (i == 1 ? "null" : 10 * $i)
+        print "]}" }' >"$T/paired/$1.$2/test/metrics.json"
+    printf '%s\t20\t%s\t%s\n' "$1" "$2" "$T/paired/$1.$2/test/metrics.json" >>"$T/paired/results.tsv"
+}
+mkdir -p "$T/paired"
+for r in 0.1 0.2; do
+    one base "$r" "0.5 0.6 0.7 0.4"
+    one up "$r" "0.6 0.7 0.8 0.5"
+    one mixed "$r" "0.6 0.5 0.8 0.3"
+done
+printf 'steps\t400\n' >"$T/paired/settings.tsv"
+expect 0 "at 20 per cent: up minus base, Dice: +0.100 [+0.100, +0.100], 2 runs, 4 cases: better|up minus base, HD95 in mm: +1.0 [+1.0, +1.0], 2 runs, 3 cases: worse|mixed minus base, Dice: +0.000 [-0.100, +0.100], 2 runs, 4 cases: no difference seen|of base at 20: Dice 0.600 in the last quarter of the steps, 0.600 before it (2 runs): on a plateau|of up at 20: Dice 0.800 in the last quarter of the steps, 0.700 before it (2 runs): still rising" "$PAGE_PROGRAM" efficiency "$T/paired/results.tsv" "$T/paired.html"
+cp "$out" "$T/paired/first"
+"$PAGE_PROGRAM" efficiency "$T/paired/results.tsv" "$T/paired.html" >"$T/paired/second"
+same "$T/paired/first" "$T/paired/second"
+check "the page has settings" grep -q "Settings and machine" "$T/paired.html"
 # one that was stopped goes on, the rest stays
 rm "$OUT/runs/baseline_genesis.2/done" "$OUT/pretrained/genesis.0/done"
 touch "$T/mark"

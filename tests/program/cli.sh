@@ -261,6 +261,9 @@ size=$(bytes $plain)
 { head -c 352 $plain; tail -c +353 $plain; tail -c +353 $plain; } >bad/nan_t1.nii   # float32 takes twice the bytes
 patch bad/nan_t1.nii 70 '\020\000\040\000'
 patch bad/nan_t1.nii 2000 '\000\000\300\177'
+{ head -c 352 $plain; tail -c +353 $plain; tail -c +353 $plain; } >bad/four_t1.nii   # dim[0] 4, dim[4] 2
+patch bad/four_t1.nii 40 '\004\000'
+patch bad/four_t1.nii 48 '\002\000'
 head -c 100 $plain >bad/header_t1.nii
 head -c $((size / 2)) $plain >bad/half_t1.nii
 echo "no image at all" >bad/text_t1.nii
@@ -279,6 +282,7 @@ refused()
     clean bad/out
 }
 refused absent_t1.nii.gz "No such file"
+refused four_t1.nii "2 volumes, not one number a voxel"
 expect 1 "left out: case 'broken'|2 cases (0 new, 2 were there), 1 left out" bmvp prepare --data bad/list.json --out bad/out --spacing 0 --strict
 list bad/list.json "$(entry broken t1 absent_t1.nii.gz)"
 expect 1 "0 cases (0 new, 0 were there), 1 left out" bmvp prepare --data bad/list.json --out bad/none --spacing 0

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """A small file of the kind that tests/support/golden_ssl.h reads for VoCo, from a twin in PyTorch, in double: shares, losses in their
-three forms with gradients, three steps with a slow copy, a box resized; by the formulas of ../shared/golden/ssl/README.md with
+forms with gradients, three steps with a slow copy, a box resized; by the formulas of ../shared/golden/ssl/README.md with
 another seed.
 
     voco_reference.py DIR                   writes DIR/voco.json (DIR: tests/fixtures/methods)
@@ -40,16 +40,17 @@ def both_ways(crop, base, slow_crop, slow_base):
     return (cosines(crop, slow_base) + cosines(slow_crop, base)) / 2
 
 
-def terms(crop, base, label, slow_crop=None, slow_base=None, alike=False):
+def terms(crop, base, label, slow_crop=None, slow_base=None, form="squares"):
     held = base.detach()
     y = cosines(crop, held) if slow_base is None else both_ways(crop, base, slow_crop, slow_base)
     distance = -torch.log(1 - (label - y).abs() + EPS)
     away = (label == 0).to(y.dtype)
     first, second = torch.triu_indices(len(base), len(base), 1)
     apart = F.relu(F.cosine_similarity(base[first], (base if slow_base is None else held)[second], dim=1, eps=1e-8))
-    if alike:
+    if form == "alike":
         return distance.mean(), None, apart.mean()
-    return ((label * distance).sum() / (label.sum() + EPS), (away * y * y).sum() / (away.sum() + EPS),
+    others = distance if form == "logs" else y * y
+    return ((label * distance).sum() / (label.sum() + EPS), (away * others).sum() / (away.sum() + EPS),
             apart.mean() if slow_base is None else (apart**2).mean())
 
 
@@ -57,14 +58,18 @@ def losses():
     def step(dtype):
         label = torch.tensor([plane(c) for c in ((85, 200), (150, 96))], dtype=dtype)
         out = dict(label=label)
-        for i, name in enumerate(("pos", "neg", "reg", "nnssl")):
+        for i, name in enumerate(("pos", "neg", "reg", "nnssl", "lsm_ce")):
             x, xs = (uniform(n, 2, 12, times=1.5, offset=-0.5).to(dtype).requires_grad_(n.endswith("student")) for n in ("x_student", "x_teacher"))
             b, bs = (uniform(n, 16, 12, times=1.5, offset=-0.5).to(dtype).requires_grad_(n.endswith("student")) for n in ("bases_student", "bases_teacher"))
             if name == "nnssl":
                 loss = sum(terms(x, b, label))
-                out |= dict(nnssl_loss=loss, alike=terms(x, b, label, alike=True)[0])
+                out |= dict(nnssl_loss=loss, alike=terms(x, b, label, form="alike")[0])
                 loss.backward()
                 out |= dict(nnssl_grad_targets=x.grad, nnssl_grad_bases=b.grad)
+            elif name == "lsm_ce":
+                loss = sum(terms(x, b, label, xs, bs, form="logs")[:2])
+                loss.backward()
+                out |= dict(lsm_ce_loss=loss, lsm_ce_grad_x=x.grad, lsm_ce_grad_bases=b.grad)
             else:
                 out["logits"] = both_ways(x, b, xs, bs)
                 out[name] = terms(x, b, label, xs, bs)[i]

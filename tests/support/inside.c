@@ -81,10 +81,7 @@ void inside_unet3d_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *se
 void inside_unetr_tokens(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *hidden[14]) { bmvpi_unetr_tokens(net, x, hidden); }
 bmvp_tensor *inside_unetr_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[8])
 {
-    const bmvpi_unetr *u = (const bmvpi_unetr *)net->layers;
-    bmvp_tensor *y = bmvpi_unetr_decode(net, f, map);
-    map[3] = bmvpi_unetr_rise(&net->m, &u->start[2], NULL, 0, f->map[2]); /* the decoder drops it */
-    return y;
+    return bmvpi_unetr_decode(net, f, map, 1);
 }
 
 bmvp_tensor *inside_mg_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[3])
@@ -96,7 +93,10 @@ bmvp_features inside_swin_maps(bmvp_net *net, bmvp_tensor *x, bmvp_tensor *seen[
 {
     return bmvpi_swin_maps(net, x, seen);
 }
-void inside_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[11]) { bmvpi_swin_decode(net, f, map); }
+void inside_swin_decode(bmvp_net *net, const bmvp_features *f, bmvp_tensor *map[11])
+{
+    bmvpi_swin_decode(net, f, map, 1);
+}
 
 bmvp_tensor *inside_swin_block(bmvp_net *net, int stage, int block, bmvp_tensor *x)
 {

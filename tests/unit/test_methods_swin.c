@@ -619,6 +619,22 @@ static int voco_terms_labels(const golden_ssl *g, float label[32])
     return 1;
 }
 
+/* Overlap and the others' logarithms, as Large-Scale-Medical has them */
+static void voco_logarithms(const golden_ssl *g, bmvp_ctx *c, const float *label)
+{
+    bmvp_tensor *crop[2], *base[2], *loss[3];
+    crop[0] = rows_of(g, c, "x_student", 1.5, -0.5, 2, 12), crop[1] = rows_of(g, c, "x_teacher", 1.5, -0.5, 2, 12);
+    base[0] = rows_of(g, c, "bases_student", 1.5, -0.5, 16, 12);
+    base[1] = rows_of(g, c, "bases_teacher", 1.5, -0.5, 16, 12);
+    (void)voco_losses(c, VOCO_LOGS, crop, base, label, loss);
+    loss[0] = bmvp_add(c, loss[0], loss[1]);
+    bmvp_backward(c, loss[0]);
+    number_is("lsm_ce_loss", bmvp_json_get(out_of(g, "losses"), "lsm_ce_loss"), c, loss[0]);
+    if (!bmvp_json_get(out_of(g, "losses"), "lsm_ce_grad_x")) return; /* the authors' file has the value alone */
+    golden_ssl_tensor(g, "losses", "lsm_ce_grad_x", c, crop[0], 1);
+    golden_ssl_tensor(g, "losses", "lsm_ce_grad_bases", c, base[0], 1);
+}
+
 static void voco_terms(const golden_ssl *g, bmvp_ctx *c)
 {
     static const char *const term[3] = { "pos", "neg", "reg" };
@@ -632,7 +648,7 @@ static void voco_terms(const golden_ssl *g, bmvp_ctx *c)
         crop[0] = rows_of(g, c, "x_student", 1.5, -0.5, 2, 12), crop[1] = rows_of(g, c, "x_teacher", 1.5, -0.5, 2, 12);
         base[0] = rows_of(g, c, "bases_student", 1.5, -0.5, 16, 12);
         base[1] = i < 3 ? rows_of(g, c, "bases_teacher", 1.5, -0.5, 16, 12) : NULL;
-        cosine = voco_losses(c, 0, crop, base, label, loss);
+        cosine = voco_losses(c, VOCO_SQUARES, crop, base, label, loss);
         if (i == 0) golden_ssl_tensor(g, "losses", "logits", c, cosine, 0);
         if (i == 3) loss[2] = bmvp_add(c, bmvp_add(c, loss[0], loss[1]), loss[2]);
         bmvp_backward(c, loss[i < 3 ? i : 2]);
@@ -649,9 +665,10 @@ static void voco_terms(const golden_ssl *g, bmvp_ctx *c)
         golden_ssl_tensor(g, "losses", name, c, base[0], 1);
     }
     base[1] = NULL; /* the paper's has no file: a fixture of ours */
-    (void)voco_losses(c, 1, crop, base, label, loss);
+    (void)voco_losses(c, VOCO_ALIKE, crop, base, label, loss);
     if (bmvp_json_get(out_of(g, "losses"), "alike")) golden_ssl_tensor(g, "losses", "alike", c, loss[0], 0);
     CHECK(loss[1] == NULL);
+    voco_logarithms(g, c, label);
 }
 
 /* A box of a volume, and that resized, its corners in one place */
@@ -725,7 +742,7 @@ static void voco_steps(const golden_ssl *g, bmvp_ctx *c)
                 crop[j] = bmvp_slice(c, vector[j], 0, 2 * i, 2), base[j] = bmvp_slice(c, vector[j], 0, 4 + 16 * i, 16);
                 plane_label(bmvp_json_at(centers, 2 * i + j), label + 16 * j);
             }
-            (void)voco_losses(c, 0, crop, base, label, loss);
+            (void)voco_losses(c, VOCO_SQUARES, crop, base, label, loss);
             for (j = 0; j < 3; ++j) sum[j] = i ? bmvp_scale(c, bmvp_add(c, sum[j], loss[j]), 0.5, 0) : loss[j];
         }
         for (j = 0; j < 3; ++j) number_is(term[j], bmvp_json_get(step, term[j]), c, sum[j]);

@@ -318,13 +318,13 @@ static void ssl_unetr(const golden_ssl *g, bmvp_ctx *c)
     const bmvp_json *between = golden_ssl_out(g, "unetr", "hidden_3_6_9");
     bmvp_net *net = ssl_network(g, c, "unetr", "img_size=32 feature_size=8 hidden_size=24 mlp_dim=48 num_heads=3");
     bmvp_tensor *x = ssl_volume(g, c, "x", dim, 1, 0), *cotangent = ssl_volume(g, c, "cot", out, 2, -1), *y;
-    bmvp_tensor *hidden[14], *map[8];
+    bmvp_tensor *hidden[14];
     bmvp_features f;
     int i;
     if (!net || !x || !cotangent) return;
     f = bmvp_net_encode(net, x, 1);
     inside_unetr_tokens(net, x, hidden);
-    y = inside_unetr_decode(net, &f, map);
+    y = bmvp_net_segment(net, x, &f, 0).full;
     for (i = 0; i < 3; ++i) ssl_sees(g, "hidden", bmvp_json_at(between, i), c, hidden[3 + 3 * i], GOLDEN_LAST);
     ssl_sees(g, "vit", golden_ssl_out(g, "unetr", "vit"), c, hidden[12], GOLDEN_LAST);
     ssl_sees(g, "y", golden_ssl_out(g, "unetr", "y"), c, y, GOLDEN_FIRST);

@@ -27,7 +27,7 @@ typedef struct job {
     const char *dir, *data;
     ledger was, now;     /* which files the cases of the folder were made from, and are to be made from */
     char *done;          /* for each case: 1 written or already there */
-    int64_t n_done, n_failed, n_kept;
+    int64_t n_done, n_failed, n_kept, n_lost; /* lost: failed, through no fault of the case */
     bmvp_nii_pool *pool; /* one for each worker */
     pthread_mutex_t lock;
     cli_progress progress;
@@ -142,11 +142,13 @@ static bmvp_status write_mask(const job *j, const data_case *k, const char *dir,
     return st;
 }
 
-static bmvp_status prepare_and_write(job *j, data_case *k, const bmvp_nii_options *io, bmvp_error *err)
+/* *lost 1: it is no fault of the case, but of memory or of the disk that is written to. */
+static bmvp_status prepare_and_write(job *j, data_case *k, const bmvp_nii_options *io, int *lost, bmvp_error *err)
 {
     char *dir = path_join(j->dir, k->id);
     bmvp_prepared_images p;
     bmvp_status st = prepare_gather(&p, k, &j->how, j->labels, &j->head.is, j->keep_doubtful, io, err);
+    const int gathered = st == BMVP_OK;
     int m;
     forget_blank(j, k, p.blank);
     if (!st) say_label(j, k, &p);
@@ -158,6 +160,7 @@ static bmvp_status prepare_and_write(job *j, data_case *k, const bmvp_nii_option
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) st = write_one(j, k, bmvp_modality_name(m), &p.image[m], 0, io, err);
     if (!st) st = write_one(j, k, "seg", &p.label, 1, io, err);
     bmvp_prepared_images_free(&p);
+    *lost = st == BMVP_E_OOM || (gathered && st == BMVP_E_IO);
     return st;
 }
 
@@ -166,19 +169,21 @@ static void prepare_task(void *arg, int64_t i, int worker)
     job *j = (job *)arg;
     data_case *k = &j->in.item[i];
     const int kept = already_there(j, k);
+    int lost = 0;
     bmvp_status st = BMVP_OK;
     bmvp_nii_options io;
     bmvp_error err;
     double seconds, left;
     memset(&io, 0, sizeof io);
     io.allocator = bmvp_nii_pool_allocator(&j->pool[worker]);
-    if (!kept) st = prepare_and_write(j, k, &io, &err);
+    if (!kept) st = prepare_and_write(j, k, &io, &lost, &err);
     pthread_mutex_lock(&j->lock);
     j->done[i] = st == BMVP_OK;
     j->n_kept += kept;
     ++j->n_done;
     if (st) {
         ++j->n_failed;
+        j->n_lost += lost;
         say(stderr, "\nbmvp prepare: left out: %s\n", err.message);
     }
     seconds = cli_elapsed(&j->progress);
@@ -397,6 +402,11 @@ static int run(job *j, int64_t threads)
            (long long)(j->out.n - j->n_kept), (long long)j->n_kept, (long long)(j->n_failed + j->in.n_dropped));
     if (j->in.n_unused > 0) printf("; %lld files or keys not used", (long long)j->in.n_unused);
     printf("\n");
+    if (j->n_lost > 0)
+        return cli_fail(CLI_FAILED, "prepare",
+                        "%lld cases are missing for want of memory or of room to write; the same command makes them "
+                        "and keeps the others",
+                        (long long)j->n_lost);
     return j->out.n == 0 || (j->strict && j->n_failed + j->in.n_dropped) ? CLI_FAILED : CLI_DONE;
 }
 

@@ -27,12 +27,12 @@ static void usual_order(weights_said *s, const bmvp_json *labels)
     int n = 0, k, v;
     for (v = 1; v < BMVP_LABEL_VALUES && s->labels.exclusive; ++v)
         for (k = 0; k < s->labels.n; ++k)
-            if (s->labels.paint[k] == v) snprintf(s->outputs[n++], sizeof s->outputs[0], "%s", s->labels.region[k]);
+            if (s->labels.paint[k] == v && n < BMVP_MAX_REGIONS) s->w.outputs[n++] = s->labels.region[k];
     for (m = labels && !s->labels.exclusive ? labels->first : NULL; m; m = m->next)
         for (k = 0; k < s->labels.n; ++k)
-            if (strcmp(s->labels.region[k], m->type == BMVP_JSON_STRING ? m->str : m->key) == 0)
-                snprintf(s->outputs[n++], sizeof s->outputs[0], "%s", s->labels.region[k]);
-    for (k = 0; k < n; ++k) s->w.outputs[k] = s->outputs[k];
+            if (n < BMVP_MAX_REGIONS &&
+                strcmp(s->labels.region[k], m->type == BMVP_JSON_STRING ? m->str : m->key) == 0)
+                s->w.outputs[n++] = s->labels.region[k];
 }
 
 /* text: the name of a definition, a file that has one, or the definition itself. */

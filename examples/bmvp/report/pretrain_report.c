@@ -39,12 +39,16 @@ static void free_slices(slices *s)
     memset(s, 0, sizeof *s);
 }
 
+/* data becomes the list's, or is freed. 0: out of memory */
 static int add_slice(slices *s, const char *name, int64_t rows, int64_t cols, float *data)
 {
     if (s->n == s->cap) {
         const int cap = s->cap ? 2 * s->cap : 64;
         slice *grown = (slice *)realloc(s->item, (size_t)cap * sizeof *grown);
-        if (!grown) return 0;
+        if (!grown) {
+            free(data);
+            return 0;
+        }
         s->item = grown;
         s->cap = cap;
     }
