@@ -6235,7 +6235,6 @@ static void bmvpi_nii_bfgs(double *b, int n, const double *s, const double *y)
             b[12 * k + l] += (1 + yby / sy) * s[k] * s[l] / sy - (by[k] * s[l] + s[k] * by[l]) / sy;
 }
 
-/* From p uphill on a level of `step` mm; p->score is the value reached. */
 static int bmvpi_nii_stopped(bmvpi_nii_cost *q)
 {
     if (!q->stop && q->told && q->told->progress)
@@ -6243,6 +6242,7 @@ static int bmvpi_nii_stopped(bmvpi_nii_cost *q)
     return q->stop;
 }
 
+/* From p uphill on a level of `step` mm; p->score is the value reached. */
 static void bmvpi_nii_climb(bmvpi_nii_cost *q, bmvpi_nii_pose *p, double step)
 {
     const double least = 0.01 * step;

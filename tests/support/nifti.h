@@ -46,6 +46,18 @@ static inline const char *in_folder(const char *name) {
     return path[turn];
 }
 
+/* Turns about x, y, z (a rotation vector in radians), then a shift in mm. */
+static inline void pose_of(double m[16], double wx, double wy, double wz, double x, double y, double z) {
+    double r[9];
+    int k;
+    bmvpi_nii_turn3(r, wx, wy, wz);
+    bmvpi_nii_identity(m);
+    for (k = 0; k < 9; ++k) m[4 * (k / 3) + k % 3] = r[k];
+    m[3] = x;
+    m[7] = y;
+    m[11] = z;
+}
+
 static inline int64_t voxels(const bmvp_nii_volume *v) { return v->dim[0] * v->dim[1] * v->dim[2]; }
 
 /* An oblique affine with a flip. */
