@@ -2,6 +2,7 @@
    finds the brains of real heads. */
 #include "examples/bmvp/data/atlas.h"
 #include "tests/support/check.h"
+#include "tests/support/overlap.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -59,17 +60,6 @@ static void test_refused(void)
     bmvp_nii_volume_free(&thin);
     remove(head_file);
     remove(brain_file);
-}
-
-static double dice(const bmvp_nii_volume *a, const bmvp_nii_volume *b)
-{
-    const int64_t n = a->dim[0] * a->dim[1] * a->dim[2];
-    int64_t i, both = 0, sum = 0;
-    for (i = 0; i < n; ++i) {
-        both += a->data[i] > 0 && b->data[i] > 0;
-        sum += (a->data[i] > 0) + (b->data[i] > 0);
-    }
-    return 2 * (double)both / (double)sum;
 }
 
 /* The publishers' mask, which their matrices carry: common space -> FLAIR of a visit -> this image. */

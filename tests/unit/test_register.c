@@ -3,6 +3,7 @@
 #define BMVP_NIFTI_IMPLEMENTATION
 #include "bmvp_nifti.h"
 #include "tests/support/nifti.h"
+#include "tests/support/overlap.h"
 #include <pthread.h>
 
 /* ---- a head as a function of mm -------------------------------------------------------------------------------- */
@@ -323,17 +324,6 @@ static void brain_of(bmvp_nii_volume *mask, const bmvp_nii_volume *v, const doub
                 shape(p, p);
                 mask->data[i] = ellipsoid(p, 0, 0, 3, 65, 82, 74) >= 0.5;
             }
-}
-
-static double dice(const bmvp_nii_volume *a, const bmvp_nii_volume *b)
-{
-    const int64_t n = a->dim[0] * a->dim[1] * a->dim[2];
-    int64_t i, both = 0, sum = 0;
-    for (i = 0; i < n; ++i) {
-        both += a->data[i] > 0 && b->data[i] > 0;
-        sum += (a->data[i] > 0) + (b->data[i] > 0);
-    }
-    return 2 * (double)both / (double)sum;
 }
 
 static void test_brain_mask(void)
