@@ -120,8 +120,10 @@ static double difference(const float *a, const float *b, int n)
 {
     double worst = 0;
     int i;
-    for (i = 0; i < n; ++i)
-        if (!(fabs((double)a[i] - (double)b[i]) <= worst)) worst = fabs((double)a[i] - (double)b[i]);
+    for (i = 0; i < n; ++i) {
+        const double d = fabs((double)a[i] - (double)b[i]);
+        if (d > worst || isnan(d)) worst = d; /* a NaN stays: nothing is larger than it */
+    }
     return worst;
 }
 

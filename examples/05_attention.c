@@ -89,8 +89,10 @@ static double difference(const float *a, const float *b)
 {
     double worst = 0;
     int i;
-    for (i = 0; i < T * C; ++i)
-        if (!(fabs((double)a[i] - (double)b[i]) <= worst)) worst = fabs((double)a[i] - (double)b[i]);
+    for (i = 0; i < T * C; ++i) {
+        const double d = fabs((double)a[i] - (double)b[i]);
+        if (d > worst || isnan(d)) worst = d; /* a NaN stays: nothing is larger than it */
+    }
     return worst;
 }
 static const char *finite_or_not(const float *a) /* x - x is 0 for all that is finite */

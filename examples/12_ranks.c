@@ -138,7 +138,7 @@ static double apart(const worker *a, const worker *b)
     for (i = 0; i < a->n; ++i) {
         const double x = (double)a->end[i], d = fabs(x - (double)b->end[i]);
         most = fabs(x) > most ? fabs(x) : most;
-        if (!(d <= worst)) worst = d;
+        if (d > worst || isnan(d)) worst = d; /* a NaN stays: nothing is larger than it */
     }
     return worst / most;
 }
@@ -163,7 +163,7 @@ int main(void)
     for (i = 0; i < STEPS; ++i)
         printf("step %d: loss of one rank %.4f of two %.4f\n", i + 1, one->total[i], two->total[i]);
     printf("after %d steps, parameters\n", STEPS);
-    printf("the two ranks: %s\n", apart(&two[0], &two[1]) > 0 ? "they differ" : "same bits");
+    printf("the two ranks: %s\n", apart(&two[0], &two[1]) == 0 ? "same bits" : "they differ");
     printf("one rank and two: apart by %.1e of the largest, without gathering by %.1e\n", apart(one, two),
            apart(one, alone));
     for (i = 0; i < RANKS; ++i) free(two[i].end), free(alone[i].end);

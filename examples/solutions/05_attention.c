@@ -64,9 +64,10 @@ int main(void)
     for (n = 0; n < 2; ++n) {
         matrix(sharp[n], a), streaming(sharp[n], b);
         for (i = 0; i < T; ++i)
-            for (d = 0; d < SIZE; ++d)
-                if (worst[n] == worst[n] && !(fabs((double)a[i][d] - (double)b[i][d]) <= worst[n]))
-                    worst[n] = fabs((double)a[i][d] - (double)b[i][d]);
+            for (d = 0; d < SIZE; ++d) {
+                const double off = fabs((double)a[i][d] - (double)b[i][d]);
+                if (off > worst[n] || isnan(off)) worst[n] = off; /* a NaN stays: nothing is larger than it */
+            }
         printf("scores times %.0f: with the matrix and as one goes, largest difference %.6f\n", (double)sharp[n],
                worst[n]);
     }
