@@ -70,6 +70,24 @@ static bmvp_logits deep_segment(bmvp_net *net, bmvp_tensor *x, const bmvp_featur
 }
 static int64_t deep_stride(const bmvp_net_config *k) { (void)k; return 1 << (DEEP - 1); }
 
+/* A level whose last norm gives 0 adds nothing: its input comes through bit for bit. And the fourth level's map has an
+   eighth of the edge. */
+static int as_it_should_be(bmvp_net *net, const float *image)
+{
+    static float in[VOXELS], out[VOXELS]; /* more than the (EDGE / 2)^3 x 16 numbers of the second level */
+    const int64_t dim[5] = { 1, EDGE, EDGE, EDGE, 1 };
+    const deep_unet *u = (const deep_unet *)net->layers;
+    bmvp_ctx *c = net->m.c;
+    bmvp_features f;
+    bmvp_fill(c, u->down[1].norm2.w, 0), bmvp_fill(c, u->down[1].norm2.b, 0);
+    bmvp_step_begin(c);
+    f = bmvp_net_encode(net, bmvp_input(c, 5, dim, image), 0);
+    (void)bmvp_read(c, bmvp_run(&net->m, &u->halve[0], f.map[0]), in);
+    (void)bmvp_read(c, f.map[1], out);
+    return !bmvp_failed(c) && memcmp(in, out, (size_t)f.map[1]->numel * sizeof *in) == 0 &&
+           f.last->dim[1] == EDGE / 8 && f.last->dim[4] == f.map[0]->dim[4] << 3;
+}
+
 int main(void)
 {
     static float image[VOXELS], label[VOXELS];
@@ -107,7 +125,7 @@ int main(void)
     }
     printf("four levels, residual: stride %d, Dice loss %.3f, after %d steps %.3f\n", (int)deep_stride(&k), first,
            TRAINED, last);
-    bad = bmvp_failed(c) || !net || !(last < 0.8 * first);
+    bad = bmvp_failed(c) || !net || !(last < 0.8 * first) || !as_it_should_be(net, image);
     if (bmvp_failed(c)) printf("%s\n", bmvp_error_of(c)->message);
     bmvp_optim_destroy(optim), bmvp_net_destroy(net), bmvp_destroy(c);
     return bad;

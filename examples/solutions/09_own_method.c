@@ -9,7 +9,7 @@
 #define BOTH_FIELD(type, name, low, high, text) BMVP_FIELD(both_config, type, name, low, high, text)
 typedef struct both_config { BMVP_RUN_MEMBERS BOTH_FIELDS(BMVP_FIELD_MEMBER) } both_config;
 static const bmvp_field both_fields[] = { BOTH_FIELDS(BOTH_FIELD) BMVP_RUN_FIELDS(BOTH_FIELD) BMVP_FIELDS_END };
-static const char *const both_losses[] = { "hidden", "visible", NULL };
+static const char *const both_losses[] = { "hidden", "visible", "all", NULL };
 
 /* Mean square over the voxels where `where` is 1, n of them */
 static bmvp_tensor *error_in(bmvp_ctx *c, bmvp_tensor *y, bmvp_tensor *x, bmvp_tensor *where, int64_t n)
@@ -40,7 +40,20 @@ static void both_forward(bmvp_pass *p)
     error[1] = error_in(p->c, y, truth, bmvp_input(p->c, 5, dim, rest), all - hidden);
     bmvp_pass_loss(p, 0, BMVP_LOSS_MEAN, 1, error[0]);
     bmvp_pass_loss(p, 1, BMVP_LOSS_MEAN, k->visible, error[1]);
+    bmvp_pass_loss(p, 2, BMVP_LOSS_MEAN, 0, bmvp_mse(p->c, y, truth)); /* in the log alone: the check of both */
     free(x);
+}
+
+/* The lesson's loss of step 1 with the same settings */
+static double of_lesson(bmvp_ctx *c, const bmvp_method *as)
+{
+    static bmvp_losses once[STEPS];
+    bmvp_method m = *as;
+    mim_config k;
+    m.loss = mim_losses, m.fields = mim_fields, m.config_size = sizeof k, m.forward = mim_forward;
+    bmvp_run_default(&k), k.hidden = 0.75, k.batch = CASES, k.lr = 2e-3, k.warmup = 2, k.clip = 1;
+    mim_run(c, &m, &k, NULL, NULL, 1, once);
+    return once[0].total;
 }
 
 int main(void)
@@ -64,7 +77,9 @@ int main(void)
                k.visible, first->part[0], first->part[1], first->total, STEPS, last->part[0], last->part[1]);
         bad |= !(fabs(first->total - first->part[0] - k.visible * first->part[1]) < 1e-5) ||
                !(last->part[0] < first->part[0]);
+        bad |= !(fabs(0.75 * first->part[0] + 0.25 * first->part[1] - first->part[2]) < 1e-5); /* both are all */
     }
+    bad |= !(fabs(of[0][0].total - of_lesson(c, &m)) < 1e-5); /* without the share */
     bad |= !(of[1][STEPS - 1].part[1] < of[0][STEPS - 1].part[1]); /* what counts is learned */
     refused = bmvp_field_set(both_fields, &k, "visible", "2", &err) != BMVP_OK;
     printf("visible=2: %s\n", refused ? err.message : "taken");

@@ -45,11 +45,12 @@ int main(void)
 {
     static float joint[BINS * BINS];
     const double moved[6] = { 5, -6, 3, 4, -3, 7 };
-    double home[6] = { 0 }, truth[16], m[16], distance[7], value, at_truth, off;
+    double home[6] = { 0 }, truth[16], m[16], distance[7], value, at_truth, off, itself;
     bmvp_nii_volume t1, t2;
     int i;
     matrix_of(m, home), matrix_of(truth, moved);
     scan(&t1, m, 0), scan(&t2, truth, 1);
+    itself = correlation_of(&t1, &t1, m); /* m is no movement yet */
     for (i = 0; i < 7; ++i) {
         double turned[6] = { 0 };
         turned[5] = 30 * i;
@@ -62,5 +63,6 @@ int main(void)
     off = bmvp_nii_matrix_distance(m, truth, &t1);
     printf("climbed on the correlation: %.3f, at the truth %.3f; %.1f mm from it\n", value, at_truth, off);
     bmvp_nii_volume_free(&t1), bmvp_nii_volume_free(&t2);
-    return !(distance[3] < 1) || !(distance[6] > 10) || !(off > 1) || !(off < 5);
+    return !(distance[3] < 1) || !(distance[6] > 10) || !(off > 1) || !(off < 5) ||
+           !(fabs(itself - 1) < 1e-6);
 }

@@ -38,9 +38,10 @@ int main(void)
         bad = train(&k, edge[2], half, &time_of_half);
         printf("bfloat16: losses apart by %.1e after %d steps\n", fabs(half[STEPS - 1] - loss[STEPS - 1]), STEPS);
         bad |= !(fabs(half[STEPS - 1] - loss[STEPS - 1]) < 0.02 * loss[STEPS - 1]);
+        bad |= half[STEPS - 1] == loss[STEPS - 1]; /* the same bits: of float32 */
     }
 #ifdef WITH_GPU
     bmvp_cuda_release(device);
 #endif
-    return bad || !(loss[STEPS - 1] > 0) || !(device || seconds[2] > seconds[0]);
+    return bad || !(loss[STEPS - 1] > 0) || !(device || seconds[2] > 4 * seconds[0]);
 }
