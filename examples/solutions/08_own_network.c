@@ -74,7 +74,7 @@ static int64_t deep_stride(const bmvp_net_config *k) { (void)k; return 1 << (DEE
    eighth of the edge. */
 static int as_it_should_be(bmvp_net *net, const float *image)
 {
-    static float in[VOXELS], out[VOXELS]; /* more than the (EDGE / 2)^3 x 16 numbers of the second level */
+    static float in[2 * VOXELS], out[2 * VOXELS]; /* the second level: (EDGE / 2)^3 voxels of 16 channels */
     const int64_t dim[5] = { 1, EDGE, EDGE, EDGE, 1 };
     const deep_unet *u = (const deep_unet *)net->layers;
     bmvp_ctx *c = net->m.c;
