@@ -100,6 +100,19 @@ judge $? 130 "stopped after step|of 100000|--resume" "Ctrl-C"
 check "checkpoint and log agree" test "$(step_of ctrl_c/checkpoint.safetensors)" = "$(wc -l <ctrl_c/log.jsonl | tr -d ' ')"
 clean ctrl_c
 
+# Ctrl-C while it validates, which takes half a second here: at once; the checkpoint says so, and the session that goes on validates first
+# shellcheck disable=SC2086 # words wanted
+start $tiny --threads 1 --out in_validation --fill zero --steps 3 --validate-every 1 --set overlap=0.94
+lines in_validation/log.jsonl 1 $pid
+sleep 0.1 # of step 2 and its validation
+kill -INT $pid
+wait $pid
+judge $? 130 "stopped after step 2 of 3; go on with" "Ctrl-C in a validation"
+check "step 2 is in the log, without a score" sh -c 'test "$(wc -l <in_validation/log.jsonl)" -eq 2 && ! sed -n 2p in_validation/log.jsonl | grep -q val_dice'
+clean in_validation
+expect 0 "step 2/3  validation: Dice |done" bmvp finetune --out in_validation --resume
+check "step 3 has its own" sh -c 'sed -n 4p in_validation/log.jsonl | grep -q val_dice'
+
 # ---- other networks and tasks ---------------------------------------------------------------------------------------------------------
 
 expect 0 "network  unet3d_tiny, segmentation from scratch|done" bmvp finetune --data prepared --out unet --network unet3d_tiny --crop 16 --batch 2 --fill zero --steps 2 --threads 1

@@ -180,10 +180,16 @@ static void status_words(void *user, int64_t step, bmvp_jw *w, char *words, size
     size_t at = 0;
     bmvp_losses l;
     int i;
-    (void)w;
     if (!s->m->loss[1] || bmvp_trainer_losses_of(s->trainer, step, &l)) return; /* one loss is the total */
-    for (i = 0; s->m->loss[i] && at < size; ++i)
-        at += (size_t)snprintf(words + at, size - at, "  %s %.4f", s->m->loss[i], l.part[i]);
+    for (i = 0; s->m->loss[i] && at < size; ++i) {
+        at += (size_t)snprintf(words + at, size - at, "  %s ", s->m->loss[i]);
+        if (at >= size) return;
+        if (s->kind == &pretrain_brainmvp && strcmp(s->m->loss[i], "cl") == 0 && l.part[i] == 0) {
+            bmvp_jw_bool(w, "no_negatives", 1); /* a pair that is compared with itself alone: exactly 0 */
+            at += (size_t)snprintf(words + at, size - at, "0 (one pair: no negatives)");
+        } else if (l.part[i] != l.part[i]) at += (size_t)snprintf(words + at, size - at, "-"); /* no case for it */
+        else at += (size_t)snprintf(words + at, size - at, "%.4f", l.part[i]);
+    }
 }
 
 static bmvp_status save(void *user)
