@@ -58,8 +58,9 @@ expect 0 "tensors taken, " tune fresh --init $init --stem fresh --steps 1
 # one network as other programs write it: beside a teacher, in a dict within a dict, and without zip
 for file in student_teacher nested nested_legacy; do
     expect 0 "kind             checkpoint|PyTorch|patch_embed1.proj.weight" bmvp info "$io/$file.pt"
+    cp "$io/$file.pt" start.pt # the checkpoint keeps its name
     expect 0 " tensors taken, |done" bmvp finetune --data prepared --crop 16 --batch 2 --seed 5 --threads 1 --fill zero --steps 1 --out "of_$file" \
-        --init "$io/$file.pt"
+        --init start.pt
     same of_student_teacher/best.safetensors "of_$file/best.safetensors"
     if [ $file = student_teacher ]; then judge 0 0 "weights  taken from 'student' of |not taken: 'teacher'" $file; fi
 done
@@ -191,6 +192,8 @@ for file in run/best.safetensors best.pt; do
     says info.json '"task":"segment"'
     says info.json '"modalities":["flair","t1","t1c","t2"]'
     says info.json '"labels":'
+    says info.json '"trained":{"by":"bmvpfinetune0.2.0","from":"checkpoint.safetensors","data":"prepared","cases":3,"validated_on":1}'
+    says info.json '"settings":{"preset":"paper","crop_x":16,'
 done
 
 clean .

@@ -196,7 +196,7 @@ static bmvp_status save(void *user)
 {
     pretraining *s = (pretraining *)user;
     char *path = run_file(s->o.out, "checkpoint.safetensors");
-    const char *extra[5] = { "preparation", s->preparation, "options", s->kept, NULL };
+    const char *extra[7] = { "preparation", s->preparation, "options", s->kept, "trained", s->past.trained, NULL };
     bmvp_status st = path ? bmvp_trainer_save(s->trainer, path, 1, extra, &s->err)
                           : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
     free(path);
@@ -294,7 +294,8 @@ static bmvp_status prepare(pretraining *s, cli_option *opt, int n_opt)
                               s->step, s->samples);
     s->kept = resume_keep(kept_options, opt, n_opt, s->length.samples, s->length.by_steps);
     if (!s->kept) return bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
-    if (!s->o.plan)
+    st = resume_trained(&s->past, "pretrain", NULL, s->data.data.path, s->data.data.n, -1, &s->err);
+    if (!st && !s->o.plan)
         st = train_compare_ranks(&s->ranks, s->net.name, s->m, s->config, s->data.cases, s->data.data.n,
                                  s->length.total, &s->err);
     if (!st && ranks_lead(&s->ranks)) print_configuration(s);
