@@ -29,7 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { X = 44, Y = 52, Z = 36, BINS = 24, MIDDLE = Z / 2 * X * Y };
+enum { X = 44, Y = 52, Z = 36, BINS = 24, MIDDLE = Z / 2 * X * Y, SWEEPS = 60 };
 
 static bmvp_error err; /* the first failure ends the lesson */
 static void must(bmvp_status s)
@@ -121,15 +121,15 @@ static double nmi_of(const bmvp_nii_volume *fixed, const bmvp_nii_volume *moving
     return (entropy(side[0], BINS) + entropy(side[1], BINS)) / entropy(joint, BINS * BINS);
 }
 
-/* Each of the six numbers a step up and down; what is better is kept; when nothing is, steps are halved. Returns the
-   NMI it ends at; m becomes the matrix. */
+/* Each of the six numbers a step up and down; what is better is kept; when nothing is, steps are halved. A measure that
+   is wrong may rise for ever: SWEEPS at most. Returns the NMI it ends at; m becomes the matrix. */
 static double climb(const bmvp_nii_volume *fixed, const bmvp_nii_volume *moving, double pose[6], double m[16],
                     float *joint)
 {
     double step = 4, best, now, was;
     int k, sweep = 0;
     matrix_of(m, pose), best = nmi_of(fixed, moving, m, joint);
-    while (step > 0.2) {
+    while (step > 0.2 && sweep < SWEEPS) {
         was = best;
         for (k = 0; k < 12; ++k) {
             const double d = k % 2 ? -step : step;

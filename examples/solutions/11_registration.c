@@ -23,9 +23,9 @@ static double climb_correlation(const bmvp_nii_volume *fixed, const bmvp_nii_vol
                                 double m[16])
 {
     double step = 4, best, now, was;
-    int k;
+    int k, sweep;
     matrix_of(m, pose), best = correlation_of(fixed, moving, m);
-    while (step > 0.2) {
+    for (sweep = 0; step > 0.2 && sweep < SWEEPS; ++sweep) {
         was = best;
         for (k = 0; k < 12; ++k) {
             const double d = k % 2 ? -step : step;
