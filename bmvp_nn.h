@@ -1701,7 +1701,11 @@ static bmvp_tensor *bmvpi_run_up_block(bmvp_module *m, const bmvpi_up_block *b, 
     return bmvp_block_end(m, scope, bmvpi_run_res_block(m, &b->res, x, 1));
 }
 
-/* >>uniformer (method: UniFormer of Li et al., ICLR 2022, as BrainMVP uses it) ------------------------------------- */
+/* >>uniformer (method: UniFormer of Li et al., ICLR 2022, as BrainMVP uses it) ----------------------------------------
+   Four stages, s = 0 .. 3, each of them a patch embedding (a convolution of stride 2, from dim[s - 1] to dim[s]
+   channels) and then depth[s] blocks. Early maps are large and what matters there is near: blocks of stages 0 and 1 are
+   convolutions (bmvpi_cblock_run). Late ones are small, and blocks of stages 2 and 3 are attention over all places of
+   the map (bmvpi_sablock_run). bmvpi_uniformer_encode runs them; the map of each stage goes to the decoder. */
 
 typedef struct bmvpi_cblock {
     bmvp_layer pos, norm1, conv1, conv2, attn, norm2;

@@ -147,16 +147,23 @@ for picture in window winograd ladder; do
     check "conv3d.md shows $picture" grep -q "(conv3d_$picture.svg)" examples/conv3d.md
     same "$T/conv3d_$picture.svg" "examples/conv3d_$picture.svg"
 done
-# the ways to the code: tags that are there, and their lines within a fifth
-sed -n 's/^| .* | `\(bmvp_[a-z]*\.h\)` | \(`>>.*`\) | \([0-9]*\) |$/\1 \3 \2/p' examples/README.md >"$T/ways"
-check "examples/README.md has ways to the code" test "$(wc -l <"$T/ways")" -ge 10
-while read -r file lines tags; do
-    check "examples/README.md: $file $tags has $lines lines" awk -v want="$lines" -v tags="$tags" '
+# the ways to the code: tags that are there, and their lines within a fifth; and in these sections the definition to begin at, within two lines
+sed -n 's/^| .* | `\(bmvp_[a-z]*\.h\)` | `\([A-Za-z_0-9]*\)` | \([0-9]*\) | \(`>>.*`\) | \([0-9]*\) |$/\1 \2 \3 \5 \4/p' examples/README.md >"$T/ways"
+check "examples/README.md has ways to the code" test "$(wc -l <"$T/ways")" = "$(grep -c '^| .*`>>' examples/README.md)"
+check "and at least ten" test "$(wc -l <"$T/ways")" -ge 10
+while read -r file name short lines tags; do
+    check "examples/README.md: $file $tags has $lines lines, $name in it $short" awk -v want="$lines" -v tags="$tags" -v name="$name" -v short="$short" '
         BEGIN { gsub(/`/, "", tags); n = split(tags, tag, /, /) }
         /^ *\/\* >>/ { on = 0; s = $0; sub(/^ *\/\* /, "", s); for (i = 1; i <= n; ++i) if (index(s, tag[i]) == 1) { on = 1; seen[i] = 1 } }
         on { ++lines }
+        on && !from && /^[A-Za-z#]/ && (index($0, name "(") || index($0, "#define " name " ")) { from = FNR; macro = /^#/; open = 0 }
+        from && !to && !macro && !open && /;$/ { from = 0 }  # a declaration
+        from && /^{$/ { open = 1 }
+        from && !to && (macro ? !/\\$/ : open && /^}/) { to = FNR }
         END { for (i = 1; i <= n; ++i) if (!seen[i]) { print tag[i] " is not there"; exit 1 }
-              print lines " lines"; exit !(lines < 1.2 * want && lines > 0.8 * want) }' "$file"
+              if (!to) { print name " is not defined there"; exit 1 }
+              print lines " lines, " name " " to - from + 1
+              exit !(lines < 1.2 * want && lines > 0.8 * want && to - from < short + 2 && to - from > short - 4) }' "$file"
 done <"$T/ways"
 check "07 by hand agrees with bmvp_ssl_step to the last digit" test "$(sed -n 's/^[a-z_ ]*  cross/cross/p' "$T/07_method" | sort -u | wc -l)" = 1
 check "09 goes on from a checkpoint with the same digits" awk '/^step/ { if ($4 != $8) bad = 1; ++n } END { exit bad || n != 20 }' "$T/09_own_method"
