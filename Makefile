@@ -169,7 +169,8 @@ cuda-shim: build/test_cuda build/test_cuda_steps build/test_cuda_comm $(SHIM_TES
 	sh tests/gpu/cuda_cli.sh
 
 # A lesson is one file that compiles by itself (its head has the line); here all take the program's implementation, which is compiled once.
-build/%: examples/%.c examples/picture.h tests/support/ranks.h build/library.o $(HEADERS)
+LESSON_H = examples/picture.h examples/bmvp/report/png.h tests/support/ranks.h
+build/%: examples/%.c $(LESSON_H) build/library.o $(HEADERS)
 	sed 's/^#define BMVP_IMPLEMENTATION$$//' $< | $(COMPILE) -Iexamples -x c - -x none build/library.o -o $@ $(GZ) $(LDLIBS)
 
 # examples/solutions/: those of the lessons' exercises
@@ -178,7 +179,7 @@ LESSONS = $(patsubst examples/%,build/lessons/%,$(wildcard examples/[0-9]*.c))
 build/lessons/%.c: examples/%.c | build
 	@mkdir -p build/lessons
 	sed 's/^#define BMVP_IMPLEMENTATION$$//' $< >$@
-build/solution_%: examples/solutions/%.c $(LESSONS) examples/picture.h tests/support/ranks.h build/library.o $(HEADERS)
+build/solution_%: examples/solutions/%.c $(LESSONS) $(LESSON_H) build/library.o $(HEADERS)
 	sed 's/^#define BMVP_IMPLEMENTATION$$//' $< | $(COMPILE) -Ibuild/lessons -Iexamples -x c - -x none build/library.o -o $@ $(GZ) $(LDLIBS)
 course: $(COURSE) $(SOLUTIONS)
 twins: $(patsubst examples/pytorch/%.py,build/%,$(wildcard examples/pytorch/*.py))

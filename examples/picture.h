@@ -1,38 +1,18 @@
 /* picture.h - what a lesson shows: grey pictures side by side, with a title each, and a sentence about them, as one SVG
-   file for any browser. The program's own writer (bmvp/report) makes whole pages and PNG files; it needs bmvp_nn.h and
-   gzip, without which lessons 5 and 6 compile from one line. */
+   file for any browser. The program's writer makes them; stored, so that lessons 5 and 7 need no libdeflate. */
 #ifndef PICTURE_H_INCLUDED
 #define PICTURE_H_INCLUDED
 
+#define PNG_STORED
+#include "bmvp/report/png.h"
 #include <stdio.h>
-#include <string.h>
 
 typedef struct picture {
     const char *title;
     int width, height;
-    const float *value; /* height rows of width numbers, the first row on top */
+    const float *value; /* height rows of width numbers, the first row on top; what is no number is black */
     float low, high;    /* black and white */
 } picture;
-
-/* Grey of a value, 0 to 255; what is no number is black.  */
-static int picture_grey(const picture *p, int x, int y)
-{
-    const float v = (p->value[y * p->width + x] - p->low) / (p->high - p->low);
-    return !(v > 0) ? 0 : v < 1 ? (int)(255 * v + 0.5f) : 255;
-}
-
-/* One row: neighbours of one grey are one rectangle. */
-static void picture_row(FILE *f, const picture *p, int y, double left, double edge)
-{
-    int x, from = 0;
-    for (x = 1; x <= p->width; ++x) {
-        const int grey = picture_grey(p, from, y);
-        if (x < p->width && picture_grey(p, x, y) == grey) continue;
-        fprintf(f, "<rect x='%.2f' y='%.2f' width='%.2f' height='%.2f' fill='#%02x%02x%02x'/>\n", left + from * edge,
-                24 + y * edge, (x - from) * edge + 0.05, edge + 0.05, grey, grey, grey);
-        from = x;
-    }
-}
 
 static double picture_edge(const picture *p) { return 160.0 / (p->width > p->height ? p->width : p->height); }
 
@@ -43,30 +23,48 @@ static double picture_room(const picture *p)
     return 10 + (image > title ? image : title);
 }
 
+/* Returns 0, or 1 where there is no memory. */
+static int picture_put(FILE *f, const picture *p, double left)
+{
+    const int64_t n = (int64_t)p->width * p->height;
+    unsigned char *grey = (unsigned char *)malloc((size_t)n);
+    char *url;
+    if (!grey) return 1;
+    png_window(p->value, n, (double)p->low, (double)p->high, grey);
+    url = png_url(grey, p->width, p->height, 1);
+    free(grey);
+    if (!url) return 1;
+    fprintf(f, "<text x='%.2f' y='16'>%s</text>\n<image x='%.2f' y='24' width='%.2f' height='%.2f' ", left, p->title,
+            left, p->width * picture_edge(p), p->height * picture_edge(p));
+    fprintf(f, "preserveAspectRatio='none' style='image-rendering:pixelated' href='%s'/>\n", url);
+    free(url);
+    return 0;
+}
+
 /* n pictures of at most 160 x 160 units in a row, and `about` below. Says where they are, or why not; returns 0, or 1
    after a failure. */
 static int picture_write(const char *path, const char *about, const picture *p, int n)
 {
     FILE *f = fopen(path, "w");
     double left = 10, width = 10;
-    int i, y, bad;
+    int i, bad = 0;
     if (!f) {
         printf("%s could not be written\n", path);
         return 1;
     }
     for (i = 0; i < n; ++i) width += picture_room(&p[i]);
     if (width < 20 + 6.0 * (double)strlen(about)) width = 20 + 6.0 * (double)strlen(about);
-    fprintf(f, "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %.0f 212' shape-rendering='crispEdges' ", width);
+    fprintf(f, "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %.0f 212' ", width);
     fprintf(f, "font-family='sans-serif' font-size='11'>\n<rect width='100%%' height='100%%' fill='white'/>\n");
-    for (i = 0; i < n; ++i, left += picture_room(&p[i - 1])) {
-        fprintf(f, "<text x='%.2f' y='16'>%s</text>\n", left, p[i].title);
-        for (y = 0; y < p[i].height; ++y) picture_row(f, &p[i], y, left, picture_edge(&p[i]));
-    }
+    for (i = 0; i < n; ++i, left += picture_room(&p[i - 1])) bad |= picture_put(f, &p[i], left);
     fprintf(f, "<text x='10' y='202' fill='#555'>%s</text>\n</svg>\n", about);
-    bad = ferror(f);
-    if (fclose(f) || bad) printf("%s could not be written whole\n", path);
-    else printf("look at %s\n", path);
-    return bad;
+    bad |= ferror(f);
+    if (fclose(f) || bad) {
+        printf("%s could not be written whole\n", path);
+        return 1;
+    }
+    printf("look at %s\n", path);
+    return 0;
 }
 
 #endif

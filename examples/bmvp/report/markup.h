@@ -14,7 +14,6 @@ void text_format(bmvp_bytes *t, const char *format, ...) BMVP_PRINTF(2, 3);
 /* Text of the caller, for element content and for attributes in double quotes. */
 void text_escape(bmvp_bytes *t, const char *s);
 void text_element(bmvp_bytes *t, const char *open, const char *s, const char *close);
-void text_base64(bmvp_bytes *t, const unsigned char *p, size_t n);
 
 /* The state of a report: the first error sticks. */
 bmvp_status report_state(report_page *r);

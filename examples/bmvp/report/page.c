@@ -44,22 +44,6 @@ void text_element(bmvp_bytes *t, const char *open, const char *s, const char *cl
     text_put(t, close);
 }
 
-void text_base64(bmvp_bytes *t, const unsigned char *p, size_t n)
-{
-    static const char digit[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    size_t i;
-    for (i = 0; i < n; i += 3) {
-        size_t left = n - i;
-        unsigned v = (unsigned)p[i] << 16 | (left > 1 ? (unsigned)p[i + 1] << 8 : 0) | (left > 2 ? p[i + 2] : 0u);
-        char q[4];
-        q[0] = digit[v >> 18];
-        q[1] = digit[v >> 12 & 63];
-        q[2] = left > 1 ? digit[v >> 6 & 63] : '=';
-        q[3] = left > 2 ? digit[v & 63] : '=';
-        bmvp_bytes_append(t, q, 4);
-    }
-}
-
 /* >>page ----------------------------------------------------------------------------------------------------------- */
 
 static const char *const PAGE_STYLE[] = {

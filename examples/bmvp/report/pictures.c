@@ -1,5 +1,6 @@
 /* pictures.c - rows of pictures, slices of volumes, templates and reconstructions, see report.h */
 #include "markup.h"
+#include "png.h"
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
@@ -35,20 +36,18 @@ static bmvp_status put_png(bmvp_bytes *t, const report_picture *p, double lo, do
 {
     size_t n = (size_t)p->width * (size_t)p->height;
     unsigned char *grey = NULL;
-    bmvp_bytes png;
-    bmvp_status s;
+    char *url;
     if (p->grey && !p->rgb) {
         grey = (unsigned char *)malloc(n);
         if (!grey) return BMVP_E_OOM;
         png_window(p->grey, (int64_t)n, lo, hi, grey);
     }
-    bmvp_bytes_init(&png, NULL);
-    s = png_encode(grey ? grey : p->rgb, p->width, p->height, grey ? 1 : 3, 1, &png);
-    text_put(t, "data:image/png;base64,");
-    if (s == BMVP_OK) text_base64(t, (const unsigned char *)png.data, png.len);
-    bmvp_bytes_free(&png);
+    url = png_url(grey ? grey : p->rgb, p->width, p->height, grey ? 1 : 3);
     free(grey);
-    return s;
+    if (!url) return BMVP_E_OOM;
+    text_put(t, url);
+    free(url);
+    return BMVP_OK;
 }
 
 /* Screen pixels per picture pixel: rows of at most about 1000 pixels; whole numbers where single voxels show. */

@@ -1,4 +1,4 @@
-/* report.h - RUN/report.html: one self-contained page with tables, curves and pictures; PNG files; the training log
+/* report.h - RUN/report.html: one self-contained page with tables, curves and pictures; the training log
 
    Do this:
        report_page r;
@@ -17,8 +17,8 @@
    calls do nothing and return it too, so one check after report_close is enough.
 
    CONTENTS (search for the tag)
-       >>page   >>tables   >>curves   >>pictures   >>pre-training   >>png   >>log
-   page.c: page and tables; plot.c: curves; pictures.c: pictures and pre-training; png.c; log.c
+       >>page   >>tables   >>curves   >>pictures   >>pre-training   >>log
+   page.c: page and tables; plot.c: curves; pictures.c: pictures and pre-training; png.h; log.c
 
    Needs libdeflate; with BMVP_NIFTI_ZLIB zlib; with BMVP_NIFTI_NO_GZIP nothing (pictures are then stored, larger). */
 #ifndef REPORT_H_INCLUDED
@@ -156,18 +156,6 @@ typedef struct report_case {
 
 /* Input, masked views, reconstructions and absolute errors in the window 0 to 1, mean absolute errors below. */
 bmvp_status report_reconstruction(report_page *r, const report_case *c);
-
-/* >>png ------------------------------------------------------------------------------------------------------------ */
-
-/* pixels (height, width, channels) with 1 (grey) or 3 (RGB) channels; sizes 1 to 4096; every pixel becomes a square of
-   scale x scale (1 to 16). Appends a PNG file to out. BMVP_E_ARG, BMVP_E_OOM. */
-bmvp_status png_encode(const unsigned char *pixels, int width, int height, int channels, int scale,
-                       bmvp_bytes *out);
-/* The same into a file, in one rename; also BMVP_E_IO. */
-bmvp_status png_save(const char *path, const unsigned char *pixels, int width, int height, int channels, int scale,
-                     bmvp_error *err);
-/* Grey values: lo and below 0, hi and above 255, NaN 0. hi <= lo: a step at lo. */
-void png_window(const float *in, int64_t n, double lo, double hi, unsigned char *out);
 
 /* >>log ------------------------------------------------------------------------------------------------------------ */
 

@@ -1,11 +1,19 @@
-/* png.c - PNG files, see report.h */
-#include "markup.h"
+/* png.h - pictures as PNG, as text that a page or an SVG file holds: the one writer of the program and of the lessons
+
+   Needs libdeflate; with BMVP_NIFTI_ZLIB zlib; with BMVP_NIFTI_NO_GZIP, or with PNG_STORED before the include, nothing
+   (pictures are then stored, and larger). Functions are static: lessons are one file that one line compiles. */
+#ifndef PNG_H_INCLUDED
+#define PNG_H_INCLUDED
+
 #include <float.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(BMVP_NIFTI_NO_GZIP)
+#if defined(BMVP_NIFTI_NO_GZIP) && !defined(PNG_STORED)
+#define PNG_STORED
+#endif
+#if defined(PNG_STORED)
 #elif defined(BMVP_NIFTI_ZLIB)
 #include <zlib.h>
 #else
@@ -27,7 +35,7 @@ static uint32_t png_crc(const unsigned char *p, size_t n)
     return ~c;
 }
 
-static void put_be32(unsigned char *p, uint32_t v)
+static void png_be32(unsigned char *p, uint32_t v)
 {
     p[0] = (unsigned char)(v >> 24);
     p[1] = (unsigned char)(v >> 16);
@@ -36,17 +44,17 @@ static void put_be32(unsigned char *p, uint32_t v)
 }
 
 /* zlib stream of raw[n] into out[cap]; returns its size, 0 on failure. */
-#if defined(BMVP_NIFTI_NO_GZIP)
-static size_t zlib_bound(size_t n)
+#if defined(PNG_STORED)
+static size_t png_bound(size_t n)
 {
     return n + 5 * (n / 65535 + 1) + 6;
 }
 
-static size_t zlib_pack(const unsigned char *raw, size_t n, unsigned char *out, size_t cap)
+static size_t png_pack(const unsigned char *raw, size_t n, unsigned char *out, size_t cap)
 {
     uint32_t a = 1, b = 0;
     size_t i, o = 2;
-    if (cap < zlib_bound(n)) return 0;
+    if (cap < png_bound(n)) return 0;
     out[0] = 0x78;
     out[1] = 0x01;
     for (i = 0; i < n; ) {
@@ -64,27 +72,27 @@ static size_t zlib_pack(const unsigned char *raw, size_t n, unsigned char *out, 
         a = (a + raw[i]) % 65521;
         b = (b + a) % 65521;
     }
-    put_be32(out + o, b << 16 | a);
+    png_be32(out + o, b << 16 | a);
     return o + 4;
 }
 #elif defined(BMVP_NIFTI_ZLIB)
-static size_t zlib_bound(size_t n)
+static size_t png_bound(size_t n)
 {
     return (size_t)compressBound((uLong)n);
 }
 
-static size_t zlib_pack(const unsigned char *raw, size_t n, unsigned char *out, size_t cap)
+static size_t png_pack(const unsigned char *raw, size_t n, unsigned char *out, size_t cap)
 {
     uLongf size = (uLongf)cap;
     return compress2(out, &size, raw, (uLong)n, 9) == Z_OK ? (size_t)size : 0;
 }
 #else
-static size_t zlib_bound(size_t n)
+static size_t png_bound(size_t n)
 {
     return libdeflate_zlib_compress_bound(NULL, n);
 }
 
-static size_t zlib_pack(const unsigned char *raw, size_t n, unsigned char *out, size_t cap)
+static size_t png_pack(const unsigned char *raw, size_t n, unsigned char *out, size_t cap)
 {
     struct libdeflate_compressor *c = libdeflate_alloc_compressor(9);
     size_t size = c ? libdeflate_zlib_compress(c, raw, n, out, cap) : 0;
@@ -107,87 +115,70 @@ static void png_row(const unsigned char *row, size_t n, size_t channels, unsigne
     for (i = 0; i < n; i++) out[i + 1] = (unsigned char)(row[i] - (out[0] && i >= channels ? row[i - channels] : 0));
 }
 
-/* All rows, scaled up and filtered: (h scale) x (1 + w scale channels) bytes. */
-static unsigned char *png_raw(const unsigned char *pixels, size_t w, size_t h, size_t channels, size_t scale,
-                              size_t *size)
-{
-    size_t stride = w * scale * channels, x, y, k;
-    unsigned char *raw = (unsigned char *)malloc((stride + 1) * h * scale);
-    unsigned char *line = (unsigned char *)malloc(stride);
-    if (!raw || !line) {
-        free(raw);
-        free(line);
-        return NULL;
-    }
-    for (y = 0; y < h; y++) {
-        unsigned char *out = raw + y * scale * (stride + 1);
-        for (x = 0; x < w * scale; x++)
-            memcpy(line + x * channels, pixels + (y * w + x / scale) * channels, channels);
-        png_row(line, stride, channels, out);
-        for (k = 1; k < scale; k++) memcpy(out + k * (stride + 1), out, stride + 1);
-    }
-    free(line);
-    *size = (stride + 1) * h * scale;
-    return raw;
-}
-
 /* Length, name, data (already at p + 8), checksum; returns the place of the next chunk. */
 static unsigned char *png_chunk(unsigned char *p, const char *name, size_t n)
 {
-    put_be32(p, (uint32_t)n);
+    png_be32(p, (uint32_t)n);
     memcpy(p + 4, name, 4);
-    put_be32(p + 8 + n, png_crc(p + 4, n + 4));
+    png_be32(p + 8 + n, png_crc(p + 4, n + 4));
     return p + 12 + n;
 }
 
-bmvp_status png_encode(const unsigned char *pixels, int width, int height, int channels, int scale,
-                       bmvp_bytes *out)
+/* The file, to be freed, and its size; NULL: no memory */
+static unsigned char *png_file(const unsigned char *pixels, int width, int height, int channels, size_t *size)
 {
     static const unsigned char magic[8] = { 0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n' };
-    size_t n_raw = 0, n_packed, cap;
-    unsigned char *raw, *file, *p;
-    if (!pixels || width < 1 || width > MAX_EDGE || height < 1 || height > MAX_EDGE || scale < 1 || scale > 16 ||
-        (channels != 1 && channels != 3)) return BMVP_E_ARG;
-    if ((double)width * height * channels * scale * scale > 1e9) return BMVP_E_ARG;
-    raw = png_raw(pixels, (size_t)width, (size_t)height, (size_t)channels, (size_t)scale, &n_raw);
-    if (!raw) return BMVP_E_OOM;
-    cap = zlib_bound(n_raw);
-    file = (unsigned char *)calloc(cap + 8 + 25 + 12 + 12, 1);
-    n_packed = file ? zlib_pack(raw, n_raw, file + 8 + 25 + 8, cap) : 0;
+    const size_t row = (size_t)width * (size_t)channels, n = (row + 1) * (size_t)height, room = png_bound(n);
+    unsigned char *raw = (unsigned char *)malloc(n), *file = (unsigned char *)calloc(room + 8 + 25 + 12 + 12, 1), *p;
+    size_t packed = 0;
+    int y;
+    for (y = 0; raw && y < height; y++)
+        png_row(pixels + (size_t)y * row, row, (size_t)channels, raw + (size_t)y * (row + 1));
+    if (raw && file) packed = png_pack(raw, n, file + 8 + 25 + 8, room);
     free(raw);
-    if (n_packed == 0) {
+    if (!packed) {
         free(file);
-        return BMVP_E_OOM;
+        return NULL;
     }
     memcpy(file, magic, 8);
-    put_be32(file + 16, (uint32_t)(width * scale));
-    put_be32(file + 20, (uint32_t)(height * scale));
+    png_be32(file + 16, (uint32_t)width);
+    png_be32(file + 20, (uint32_t)height);
     memcpy(file + 24, channels == 3 ? "\10\2\0\0\0" : "\10\0\0\0\0", 5);   /* 8 bits, RGB or grey */
     p = png_chunk(file + 8, "IHDR", 13);
-    p = png_chunk(p, "IDAT", n_packed);
+    p = png_chunk(p, "IDAT", packed);
     p = png_chunk(p, "IEND", 0);
-    bmvp_bytes_append(out, file, (size_t)(p - file));
-    free(file);
-    return out->failed ? BMVP_E_OOM : BMVP_OK;
+    *size = (size_t)(p - file);
+    return file;
 }
 
-bmvp_status png_save(const char *path, const unsigned char *pixels, int width, int height, int channels, int scale,
-                     bmvp_error *err)
+/* "data:image/png;base64,.." of pixels (height, width, channels), sizes 1 to 4096, channels 1 (grey) or 3 (RGB): a text
+   to be freed. NULL: no memory */
+static char *png_url(const unsigned char *pixels, int width, int height, int channels)
 {
-    bmvp_bytes png;
-    bmvp_status s;
-    bmvp_bytes_init(&png, NULL);
-    s = png_encode(pixels, width, height, channels, scale, &png);
-    if (s != BMVP_OK)
-        bmvp_error_set(err, s, "%s: %s for a picture of %d x %d pixels, %d channels, scale %d", path,
-                       bmvp_status_text(s), width, height, channels, scale);
-    else
-        s = bmvp_file_write(path, png.data, png.len, NULL, err);
-    bmvp_bytes_free(&png);
-    return s;
+    static const char digit[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static const char head[] = "data:image/png;base64,";
+    size_t n = 0, i;
+    unsigned char *p = png_file(pixels, width, height, channels, &n);
+    char *text = p ? (char *)malloc(sizeof head + (n + 2) / 3 * 4) : NULL, *q = text;
+    if (text) {
+        memcpy(text, head, sizeof head - 1);
+        q += sizeof head - 1;
+    }
+    for (i = 0; text && i < n; i += 3, q += 4) {
+        const size_t left = n - i;
+        const unsigned v = (unsigned)p[i] << 16 | (left > 1 ? (unsigned)p[i + 1] << 8 : 0) | (left > 2 ? p[i + 2] : 0u);
+        q[0] = digit[v >> 18];
+        q[1] = digit[v >> 12 & 63];
+        q[2] = left > 1 ? digit[v >> 6 & 63] : '=';
+        q[3] = left > 2 ? digit[v & 63] : '=';
+    }
+    if (text) *q = 0;
+    free(p);
+    return text;
 }
 
-void png_window(const float *in, int64_t n, double lo, double hi, unsigned char *out)
+/* Grey values: lo and below 0, hi and above 255, NaN 0. hi <= lo: a step at lo. */
+static void png_window(const float *in, int64_t n, double lo, double hi, unsigned char *out)
 {
     double gain = hi > lo ? 255.0 / (hi - lo) : DBL_MAX;
     int64_t i;
@@ -196,3 +187,5 @@ void png_window(const float *in, int64_t n, double lo, double hi, unsigned char 
         out[i] = (unsigned char)(v > 0 ? (v < 255 ? v + 0.5 : 255) : 0);   /* NaN is not > 0 */
     }
 }
+
+#endif
