@@ -169,6 +169,12 @@ check "07 by hand agrees with bmvp_ssl_step to the last digit" test "$(sed -n 's
 check "09 goes on from a checkpoint with the same digits" awk '/^step/ { if ($4 != $8) bad = 1; ++n } END { exit bad || n != 20 }' "$T/09_own_method"
 check "09 is at most 80 lines without its head" test "$(sed '1,/\*\//d' examples/09_own_method.c | wc -l)" -le 80
 check "11 from too far ends far" awk '/^climbed from too far/ { far = $7 } END { exit !(far > 10) }' "$T/11_registration"
+# the pictures of a lesson are PNG files that unpack to a byte a row and one a pixel
+for svg in 05_attention 06_nifti 07_method 10_finetune 11_registration 14_embeddings; do
+    sed -n "s/.*href='data:image\/png;base64,\([^']*\)'.*/\1/p" "$T/$svg.svg" | tail -n 1 | base64 -d >"$T/last.png"
+    check "$svg.svg: its last picture" test "$( (printf '\037\213\010\0\0\0\0\0\0\0'; tail -c +44 "$T/last.png") | gzip -dc 2>/dev/null | wc -c)" = \
+        "$(od -An -tu1 -j16 -N8 "$T/last.png" | awk '{ print (256 * $3 + $4 + 1) * (256 * $7 + $8) }')"
+done
 check "08 writes a .pt" test -s "$T/own_network.pt"
 check "segment is at most 40 lines" test "$(wc -l <examples/segment.c)" -le 40
 finish
