@@ -233,9 +233,9 @@ static void plot_y_axis(const report_plot *p, curve *c, axis *a, int height)
     if (!a->log) {
         if (a->lo >= 0 && a->lo < 0.4 * a->hi) a->lo = 0;
         if (!(a->hi - a->lo > 1e-9 * fabs(a->hi))) {
-            double half = a->hi != 0 ? 0.1 * fabs(a->hi) : 0.5;
+            double half = 0.1 * fabs(a->hi);
             a->lo -= half;
-            a->hi += half;
+            a->hi = a->hi != 0 ? a->hi + half : 1;   /* zeros alone: most often shares, which are not below 0 */
         }
     }
     a->p0 = height - PLOT_FOOT;
