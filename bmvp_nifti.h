@@ -687,6 +687,9 @@ typedef struct bmvp_nii_registration {
 /* Maximises the normalised mutual information of the two over poses of dof degrees of freedom. Volumes may have any
    grid and contrast. E_ARG: fewer than 2 voxels on an axis, constant, NaN or infinite voxels, a singular affine, a mask
    of another grid, or no pose with a tenth of the samples inside of moving; r is zeroed then.
+   The bits are the same for any number of threads, level of optimisation and instruction set where the compiler rounds
+   each product (gcc -std=c99, or -ffp-contract=off); where it fuses products with sums, rigid results of phantoms were
+   0.004 to 0.044 mm from those.
    Sources: Studholme et al. 1999 (NMI), Mattes et al. 2003 (Parzen windows, gradient). */
 BMVP_API bmvp_status bmvp_nii_register(bmvp_nii_registration *r, const bmvp_nii_volume *fixed,
                                        const bmvp_nii_volume *moving, const bmvp_nii_register_how *how,
@@ -6378,13 +6381,14 @@ static void bmvpi_nii_climb(bmvpi_nii_cost *q, bmvpi_nii_pose *p, double step)
 /* >>search -----------------------------------------------------------------------------------------------------
    On the coarsest level the volumes are laid on each other by their headers, by their centres of mass and by the
    centres of their grids, each in 27 turns; the best three of each are optimised, and the best two (four when scales
-   follow) go on. */
+   follow) go on. Where scales follow, the three without turn go on, too, as they are: a head that is scaled otherwise
+   along each axis may lie best in a turn that it does not have, as long as one scale is all that it gets. */
 
 enum { BMVPI_NII_KEEP = 5, BMVPI_NII_POSES = 3 * BMVPI_NII_KEEP };
 
 typedef struct bmvpi_nii_poses {
-    bmvpi_nii_pose at[BMVPI_NII_POSES];
-    int n;
+    bmvpi_nii_pose at[BMVPI_NII_POSES], plain[3];
+    int n, n_plain;
 } bmvpi_nii_poses;
 
 static bmvp_status bmvpi_nii_mass(double c[3], const bmvp_nii_volume *v, const bmvpi_nii_io *io)
@@ -6470,7 +6474,7 @@ static bmvp_status bmvpi_nii_find(bmvpi_nii_cost *q, bmvpi_nii_poses *l, const b
     bmvpi_nii_middle(from[2], fixed);
     bmvpi_nii_middle(to[2], q->moving);
     for (i = 0; i < 9; ++i) base[i] = start[4 * (i / 3) + i % 3];
-    for (l->n = 0, i = 0; i < (none ? 1 : 3); ++i) {
+    for (l->n = l->n_plain = 0, i = 0; i < (none ? 1 : 3); ++i) {
         int kept = 0;
         bmvpi_nii_pose *list = l->at + l->n;
         for (r = none ? 13 : 0; r < (none ? 14 : all ? 27 * 24 : 27); ++r) {    /* 13: no turn */
@@ -6483,6 +6487,7 @@ static bmvp_status bmvpi_nii_find(bmvpi_nii_cost *q, bmvpi_nii_poses *l, const b
                 for (p.t0[a] = to[i][a], b = 0; b < 3; ++b)
                     p.t0[a] += p.base[3 * a + b] * (q->s.centre[b] - from[i][b]);
             p.score = bmvpi_nii_pose_value(q, &p);
+            if (r == 13 && how->dof > BMVP_NII_RIGID && !none) l->plain[l->n_plain++] = p;
             bmvpi_nii_keep(list, &kept, all ? BMVPI_NII_KEEP : 3, &p);
         }
         l->n += kept;
@@ -6512,7 +6517,7 @@ static void bmvpi_nii_scales(double best[2], bmvpi_nii_cost *q, const bmvpi_nii_
 }
 
 /* Scales and shears: the best four poses, each with two scales of a bracket, get one scale; those that did not come to
-   the same place get 9 and 12 degrees of freedom in turn. */
+   the same place get 9 and 12 degrees of freedom in turn. The plain ones get all at once. */
 static void bmvpi_nii_free_scales(bmvpi_nii_cost *q, bmvpi_nii_poses *l, int dof, double step)
 {
     bmvpi_nii_poses all;
@@ -6541,6 +6546,15 @@ static void bmvpi_nii_free_scales(bmvpi_nii_cost *q, bmvpi_nii_poses *l, int dof
             p->n = BMVP_NII_AFFINE;
             bmvpi_nii_climb(q, p, step);
         }
+    }
+    for (c = 0; c < l->n_plain; ++c) {
+        double scale[2];
+        bmvpi_nii_pose *p = &all.at[all.n++];
+        *p = l->plain[c];
+        bmvpi_nii_scales(scale, q, p);
+        p->th[6] = p->th[7] = p->th[8] = scale[0];
+        p->n = dof;
+        bmvpi_nii_climb(q, p, step);
     }
     bmvpi_nii_distinct(&all, 0);
     l->at[0] = all.at[0];
@@ -6667,6 +6681,7 @@ static bmvp_status bmvpi_nii_run_levels(bmvp_nii_registration *r, bmvpi_nii_cost
     for (l = 0; l < levels && s == BMVP_OK; ++l) {
         s = bmvpi_nii_enter_level(q, &fixed[l], &moving[l], how->mask, how->level[l], how->samples, io);
         for (k = 0; k < poses.n; ++k) bmvpi_nii_move_centre(&poses.at[k], centre, q->s.centre);
+        for (k = 0; k < poses.n_plain; ++k) bmvpi_nii_move_centre(&poses.plain[k], centre, q->s.centre);
         memcpy(centre, q->s.centre, sizeof centre);
         if (s == BMVP_OK) s = bmvpi_nii_run_level(q, &poses, &fixed[l], l, levels - 1, how, r, io);
         if (q->stop) s = bmvpi_nii_fail(io->err, BMVP_E_CANCELLED, NULL, "stopped, as was asked for");

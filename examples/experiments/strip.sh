@@ -59,7 +59,7 @@ if [ ! -f "$run/done" ]; then
     else
         rm -rf "$run"
         set -- --data "$here/prepared" --out "$run" --preset fast --network "$NETWORK" --crop "$CROP" --batch 2 --steps "$STEPS" --lr 0.003 \
-            --validate-every $(((STEPS + 9) / 10)) --set copies=0
+            --validate-every $(((STEPS + 3) / 4)) --set copies=0
     fi
     quiet "$here/run.log" "$bmvp" finetune "$@" --threads "$JOBS"
     touch "$run/done"
