@@ -557,6 +557,109 @@ static void count_free(void *p, void *user)
     free(p);
 }
 
+/* Asks to stop at the left-th time that it is told of `at`; counts what is computed after that. */
+typedef struct halting { const char *at; int left, stopped, after, asked; } halting;
+
+static int halt(void *user, const char *what, int64_t done, int64_t of)
+{
+    halting *h = (halting *)user;
+    CHECK(!h->stopped && done >= 0 && of == 0);
+    ++h->asked;
+    h->stopped = strcmp(what, h->at) == 0 && --h->left == 0;
+    return h->stopped;
+}
+
+static void run_here(void *user, int64_t n, bmvp_task_fn fn, void *arg)
+{
+    halting *h = (halting *)user;
+    int64_t i;
+    h->after += h->stopped;
+    for (i = 0; i < n; ++i) fn(arg, i, 0);
+}
+
+/* Where it is stopped, in the search, in a climb, at a bracket of scales, on the next level: no pose is looked at any
+   more, nothing stays, and the same call goes through. */
+static void test_stopped(void)
+{
+    static const int left[8] = { 1, 80, 82, 90, 130, 180, 210, 100000 };
+    double one[16], truth[16];
+    bmvp_nii_volume f, m;
+    bmvp_nii_registration r, other;
+    bmvp_nii_register_how how;
+    counting memory;
+    int i;
+    memset(&memory, 0, sizeof memory);
+    bmvpi_nii_identity(one);
+    pose_of(truth, 0.1, 0.2, -0.1, 6, -4, 9);
+    scan(&f, coarse_dim, coarse_affine, one, 0);
+    scan(&m, coarse_dim, coarse_affine, truth, 2);
+    f.allocator.alloc = count_alloc, f.allocator.free = count_free, f.allocator.user = &memory;
+    memset(&how, 0, sizeof how);
+    how.dof = BMVP_NII_AFFINE;
+    how.level[0] = 16;
+    how.level[1] = 8;
+    how.samples = 2000;
+    CHECK_OK(bmvp_nii_register(&r, &f, &m, &how, &err));
+    for (i = 0; i < 8; ++i) {
+        halting h = { "poses", 0, 0, 0, 0 };
+        h.left = left[i];
+        how.progress = halt, how.parallel = run_here;
+        how.progress_user = how.parallel_user = &h;
+        if (i == 7) {
+            CHECK_OK(bmvp_nii_register(&other, &f, &m, &how, &err));
+            CHECK(memcmp(&r, &other, sizeof r) == 0 && h.asked > 250);
+        } else {
+            CHECK_FAILS(bmvp_nii_register(&other, &f, &m, &how, &err), E_CANCELLED, "stopped, as was asked for");
+            CHECK(h.stopped && h.after == 0 && h.asked == left[i] && other.nmi == 0 && memory.open == 0);
+        }
+    }
+    f.allocator.alloc = NULL, f.allocator.free = NULL;
+    bmvp_nii_volume_free(&f);
+    bmvp_nii_volume_free(&m);
+}
+
+static void test_mask_stopped(void)
+{
+    static const struct { const char *at; int left; } row[6] = {
+        { "poses", 1 }, { "poses", 120 }, { "rounds", 1 }, { "rounds", 3 }, { "masks", 1 }, { "nothing", 1 }
+    };
+    bmvp_nii_volume tmpl, brain, v, mask[2];
+    bmvp_nii_brain_report report[2];
+    bmvp_nii_brain_how how;
+    counting memory;
+    double one[16];
+    int i, k;
+    memset(&memory, 0, sizeof memory);
+    memset(&how, 0, sizeof how);
+    bmvpi_nii_identity(one);
+    scan(&tmpl, coarse_dim, coarse_affine, one, 0);
+    brain_of(&brain, &tmpl, one);
+    scan(&v, coarse_dim, coarse_affine, one, 1);
+    CHECK_OK(bmvp_nii_brain_mask(&mask[0], &v, 1, &tmpl, &brain, NULL, &report[0], &err));
+    v.allocator.alloc = count_alloc, v.allocator.free = count_free, v.allocator.user = &memory;
+    for (i = 0; i < 6; ++i) {
+        halting h = { NULL, 0, 0, 0, 0 };
+        h.at = row[i].at, h.left = row[i].left;
+        how.progress = halt, how.progress_user = &h;
+        how.parallel = run_here, how.parallel_user = &h;
+        k = bmvp_nii_brain_mask(&mask[1], &v, 1, &tmpl, &brain, &how, &report[1], &err) == BMVP_OK;
+        CHECK(k == (i == 5) && h.stopped == !k && h.after == 0);
+        if (k) continue;
+        CHECK(err.status == BMVP_E_CANCELLED && !mask[1].data && report[1].litres == 0 && memory.open == 0);
+        CHECK_HOLDS(err.message, "stopped, as was asked for");
+    }
+    CHECK(memcmp(&report[0], &report[1], sizeof report[0]) == 0);
+    k = (int)(v.dim[0] * v.dim[1] * v.dim[2]);
+    CHECK(mask[1].data && memcmp(mask[0].data, mask[1].data, (size_t)k * sizeof(float)) == 0);
+    bmvp_nii_volume_free(&mask[1]);
+    CHECK(memory.open == 0);
+    v.allocator.alloc = NULL, v.allocator.free = NULL;
+    bmvp_nii_volume_free(&v);
+    bmvp_nii_volume_free(&mask[0]);
+    bmvp_nii_volume_free(&brain);
+    bmvp_nii_volume_free(&tmpl);
+}
+
 static void test_refused(void)
 {
     static const int64_t dim[3] = { 20, 22, 24 }, flat[3] = { 20, 22, 1 };
@@ -699,6 +802,8 @@ int main(int argc, char **argv)
     CHECK_RUN(test_no_memory);
     CHECK_RUN(test_brain_without_memory);
     CHECK_RUN(test_threads_and_both_ways);
+    CHECK_RUN(test_stopped);
+    CHECK_RUN(test_mask_stopped);
     CHECK_RUN(test_known_transforms);
     CHECK_RUN(test_brain_mask);
     CHECK_RUN(test_deformation);
