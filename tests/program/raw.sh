@@ -130,10 +130,34 @@ check "the settings are kept" grep -q '"atlas": "t1.nii.gz ' kept/prepare.json
 check "the figures of the mask are kept" grep -q '"doubtful": ""' kept/a/transforms.json
 check "qc.html explains its figures and is whole" explained kept/qc.html
 check "the page has case and pictures" sh -c "grep -q 'edges of the reference' kept/qc.html && grep -q 'data:image/png' kept/qc.html"
+# its pictures show what the mask has cut: in the first one, between the rim and the outline, there is scalp
+sed -n 's/.*src="data:image\/png;base64,\([^"]*\)".*/\1/p' kept/qc.html | head -n 1 | base64 -d >first.png
+(printf '\037\213\010\0\0\0\0\0\0\0'; tail -c +44 first.png) | gzip -dc 2>/dev/null |  # IDAT is the first chunk after IHDR
+    od -An -v -tu1 -w$((3 * $(od -An -tu1 -j18 -N2 first.png | awk '{ print 256 * $1 + $2 }') + 1)) | awk '
+        { outline = 0; light = 0; split("", was)
+          for (i = 2; i <= NF; ++i) { v = $1 == 1 ? ($i + was[(i - 2) % 3]) % 256 : $i; was[(i - 2) % 3] = v
+              if ((i - 2) % 3 < 2) continue
+              if (was[0] > was[2] + 60) outline = 1
+              if (!outline && was[0] == was[2] && v > 60) ++light }
+          if (outline && light) ++rows }
+        END { print rows + 0 }' >rows
+check "$(cat rows) rows with scalp before the outline of the mask" test "$(cat rows)" -gt 20
 mkdir predicted && cp kept/a/brain_mask.nii.gz predicted/a.nii.gz
 expect 0 "1 of" bmvp evaluate --data kept --predictions predicted --no-distances --out scored
 dice=$(tr -d ' \n' <scored/metrics.json | sed -n 's/.*"dice":{"mean":\([0-9.]*\).*/\1/p')
 check "brain: Dice $dice" awk "BEGIN { exit !($dice >= 0.97) }"
+# a header that lies by a third of a turn (its rows have changed places): the search about it does not find the head, that of all turns does
+mkdir -p turned/a && cp heads/case_0001/t1.nii.gz turned/a && gzip -dc heads/case_0001/t2.nii.gz >turned/a/t2.nii
+patch turned/a/t2.nii 252 '\000\000'
+gzip -dc heads/case_0001/t2.nii.gz | tail -c +281 | head -c 48 >rows_were
+(tail -c +33 rows_were; head -c 32 rows_were) | dd of=turned/a/t2.nii bs=1 seek=280 conv=notrunc 2>/dev/null
+sed -n 's/^Parameters: *//p' kept/a/t2.tfm | awk '{ print "Parameters:", -$7, -$8, -$9, $1, $2, $3, -$4, -$5, -$6, -$12, $10, -$11 }' >turned.tfm
+for search in small all; do
+    expect 0 "a: on the grid of t1" bmvp prepare --data turned --out turned_$search --register rigid --reference t1 --search $search --spacing 6 --keep-doubtful --threads 1
+done
+off=$(apart turned.tfm turned_all/a/t2.tfm) lost=$(apart turned.tfm turned_small/a/t2.tfm)
+check "all turns: $off mm, about the header: $lost mm" awk "BEGIN { exit !($off < 1.5 && $lost > 20) }"
+check "the search is kept" grep -q '"search": "all"' turned_all/prepare.json
 # shellcheck disable=SC2086
 expect 0 "t1 brought to the template|1 cases (1 new" bmvp prepare --data heads --out moved_there --register rigid --reference t1 $template --strip --spacing 6 --threads 1
 expect 0 "" bmvp finetune --data moved_there --out head_run --network unet3d_tiny --crop 16 --steps 1 --batch 1 --fill zero --train all --val all --allow-absent --threads 1
