@@ -75,8 +75,7 @@ mkdir "$here/template"
 for mask in "$here"/stripped/*/brain_mask.nii.gz; do cp "$mask" "$here/template/$(basename "$(dirname "$mask")").nii.gz"; done
 quiet "$here/template.log" "$bmvp" evaluate --data "$here/stripped" --predictions "$here/template" --threads "$JOBS"
 for arm in network template; do
-    tr -d ' \n' <"$here/$arm/metrics.json" | sed 's/{"id":/\n&/g' | sed -n 's/{"id":"\([^"]*\)".*"dice":\([0-9.]*\),.*/\1 \2/p' |
-        while read -r id dice; do echo "$arm $id $dice"; done
+    { tr -d ' \n' <"$here/$arm/metrics.json"; echo; } | sed 's/{"id":/\n&/g' | sed -n "s/{\"id\":\"\([^\"]*\)\".*\"dice\":\([0-9.]*\),.*/$arm \1 \2/p"
 done | sort -u >"$here/dice.txt"
 awk '{ d[$1, $2] = $3; ids[$2] = 1 }
     END { printf "%-16s %8s %8s\n", "Dice", "network", "template"
