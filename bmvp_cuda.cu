@@ -5677,6 +5677,9 @@ struct norm {
     columns k;
     int64_t groups, width; /* channels of a group */
     view x, g, gamma;
+    int relu;              /* 1: leaky ReLU behind it, of slope leak; y: the result, residual: what is added before */
+    float leak;
+    view y, residual;
     float *saved;          /* mean, then 1 / sqrt(var + eps), samples x groups each */
     pair *sum;
     float *mean, *scale, *slope, *shift;
@@ -5693,6 +5696,10 @@ static norm norm_of(const bmvp_ctx *c, const bmvp_tensor *y, int64_t samples, in
     s.x = values(y->src[0]);
     s.g = gradient(y);
     s.gamma = values(y->src[1]);
+    s.relu = y->op == BMVP_OP_GROUPNORM_RELU;
+    s.leak = s.relu ? (float)y->args.groupnorm_relu.slope : 0.0f;
+    s.y = values(y);
+    s.residual = values(s.relu ? y->src[3] : NULL);
     s.saved = y->saved;
     s.sum = (pair *)(void *)(bmvp_kernel_workspace(c) + columns_workspace(s.k));
     s.mean = (float *)(void *)(s.sum + samples * ch);
@@ -5710,6 +5717,16 @@ static int64_t norm_workspace(const bmvp_tensor *y, int64_t samples)
     return columns_workspace(columns_of(samples, y->numel / samples / ch, ch)) + 8 * samples * ch;
 }
 
+/* The gradient of the norm's result: what the ReLU behind it lets through */
+template <int N> __device__ static void load_gradient(const norm &s, int64_t i, float *g)
+{
+    float y[N];
+    load<N>(s.g, i, g);
+    if (!s.relu) return;
+    load<N>(s.y, i, y);
+    BMVPI_UNROLLED
+    for (int e = 0; e < N; ++e) g[e] = y[e] > 0.0f ? g[e] : s.leak * g[e];
+}
 /* sum[sample, c] = sums of x and x^2 (in double nothing cancels), or of g and g (x - mean) */
 struct norm_columns {
     norm s;
@@ -5719,7 +5736,7 @@ struct norm_columns {
         const float *mean = s.mean + sample * s.k.c + ch;
         float v[N], d[N];
         load<N>(s.x, i, v);
-        if (back) load<N>(s.g, i, d);
+        if (back) load_gradient<N>(s, i, d);
         BMVPI_UNROLLED
         for (int e = 0; e < N; ++e) {
             const double x = (double)v[e], g = back ? (double)d[e] : x;
@@ -5805,17 +5822,24 @@ struct norm_fold_map {
         if (s.shift) s.shift[i] = beta ? beta[i % s.k.c] : 0.0f;
     }
 };
-/* y = (x - mean) slope + shift; 8 bytes an element */
+/* y = (x - mean) slope + shift, or leaky ReLU of it and the residual; 8 bytes an element, with a residual 12 */
 struct norm_apply_map {
     norm s;
     sink y;
     template <int N> __device__ void run(int64_t i, int64_t sample, int64_t ch) const
     {
         const int64_t at = sample * s.k.c + ch;
-        float v[N];
+        float v[N], r[N];
         load<N>(s.x, i, v);
         BMVPI_UNROLLED
         for (int e = 0; e < N; ++e) v[e] = (v[e] - s.mean[at + e]) * s.slope[at + e] + s.shift[at + e];
+        if (s.residual) {
+            load<N>(s.residual, i, r);
+            BMVPI_UNROLLED
+            for (int e = 0; e < N; ++e) v[e] += r[e];
+        }
+        BMVPI_UNROLLED
+        for (int e = 0; e < N && s.relu; ++e) v[e] = v[e] < 0.0f ? (s.leak > 0.0f ? s.leak * v[e] : 0.0f) : v[e];
         store<N>(y, i, v, 0);
     }
 };
@@ -5852,7 +5876,7 @@ struct norm_back_map {
         const int64_t at = sample * s.k.c + ch;
         float v[N], d[N];
         load<N>(s.x, i, v);
-        load<N>(s.g, i, d);
+        load_gradient<N>(s, i, d);
         BMVPI_UNROLLED
         for (int e = 0; e < N; ++e)
             d[e] = d[e] * s.scale[at + e] + (v[e] - s.mean[at + e]) * s.slope[at + e] + s.shift[at + e];
@@ -6107,6 +6131,23 @@ static void groupnorm_backward(bmvp_ctx *c, bmvp_tensor *y)
     norm_backward(c, y, y->dim[0], y->args.groupnorm.groups, 1, NULL);
 }
 static int64_t groupnorm_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return norm_workspace(y, y->dim[0]); }
+
+/* >>op groupnorm_relu ---------------------------------------------------------------------------------------------- */
+
+static void groupnorm_relu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const norm s = norm_of(c, y, y->dim[0], y->args.groupnorm_relu.groups, NULL);
+    if (!bmvp_kernel_recomputes(c)) norm_statistics(c, s, y->args.groupnorm_relu.eps, 0, NULL, NULL);
+    norm_apply(c, y, s);
+}
+static void groupnorm_relu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    int add;
+    sink gr = grad(c, y->src[3], &add);
+    if (gr) map(c, relu_back_map{ result(y), gradient(y), gr, (float)y->args.groupnorm_relu.slope, add }, y->numel);
+    norm_backward(c, y, y->dim[0], y->args.groupnorm_relu.groups, 1, NULL);
+}
+static int64_t groupnorm_relu_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return norm_workspace(y, y->dim[0]); }
 
 /* >>op masked_fill ------------------------------------------------------------------------------------------------- */
 

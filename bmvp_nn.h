@@ -1643,20 +1643,24 @@ static bmvpi_up_block bmvpi_make_up_block(bmvp_module *m, const char *name, int6
     return b;
 }
 
-/* IN(conv2(leaky(IN(conv1(x))))), norm and leaky ReLU dropped; with `last` x too: it has no reader after conv1. */
+/* leaky(IN(x) + residual), or without residual: NULL */
+static bmvp_tensor *bmvpi_instancenorm_relu(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *residual)
+{
+    return x ? bmvp_groupnorm_relu(c, x, NULL, NULL, residual, (int)x->dim[4], 1e-5, 0.01) : NULL;
+}
+
+/* conv2(leaky(IN(conv1(x)))), what is between dropped; with `last` x too: it has no reader after conv1. */
 static bmvp_tensor *bmvpi_res_branch(bmvp_module *m, const bmvpi_res_block *b, bmvp_tensor *x, int last)
 {
     bmvp_ctx *c = m->c;
     const int64_t scope = bmvp_scope_begin(c);
-    bmvp_tensor *h = bmvp_run(m, &b->conv1, x), *n, *r;
+    bmvp_tensor *h = bmvp_run(m, &b->conv1, x), *r;
     if (last) bmvp_drop(c, x);
-    n = bmvp_instancenorm(c, h, 1e-5);
+    r = bmvpi_instancenorm_relu(c, h, NULL);
     bmvpi_spent(m, h);
-    r = bmvp_leaky_relu(c, n, 0.01);
-    bmvp_drop(c, n);
     h = bmvp_run(m, &b->conv2, r);
     bmvp_drop(c, r);
-    return bmvp_scope_end(c, scope, bmvp_instancenorm(c, h, 1e-5));
+    return bmvp_scope_end(c, scope, h);
 }
 
 /* At full size every tensor of a block is large (64 channels of 96^3 are 226 MB): all but the convolutions' outputs and
@@ -1666,16 +1670,16 @@ static bmvp_tensor *bmvpi_run_res_block(bmvp_module *m, const bmvpi_res_block *b
 {
     bmvp_ctx *c = m->c;
     const int wider = b->conv3.run != NULL;
-    bmvp_tensor *h, *n = x, *sum, *y;
+    bmvp_tensor *h, *n = x, *y;
     if (wider) {
         h = bmvp_run(m, &b->conv3, x);
         n = bmvp_instancenorm(c, h, 1e-5);
         bmvp_drop(c, h);
     }
-    sum = bmvp_add_into(c, n, bmvpi_res_branch(m, b, x, cheap && wider));
-    y = bmvp_leaky_relu(c, sum, 0.01);
-    if (wider || cheap) bmvp_drop(c, n); /* backward reads neither */
-    bmvp_drop(c, sum);
+    h = bmvpi_res_branch(m, b, x, cheap && wider);
+    y = bmvpi_instancenorm_relu(c, h, n);
+    bmvpi_spent(m, h);
+    if (wider || cheap) bmvp_drop(c, n); /* backward does not read it */
     return y;
 }
 
@@ -2118,11 +2122,10 @@ static void bmvpi_unet3d_make(bmvp_net *net)
     u->scale[1] = bmvpi_released(m, bmvp_make_conv(m, "ds_out.1", 2 * n, outputs, 1, 1, 0, 1));
 }
 
-/* conv(relu(norm(x))), norm and relu dropped */
+/* conv(relu(norm(x))), what is between dropped */
 static bmvp_tensor *bmvpi_norm_relu_conv(bmvp_module *m, const bmvp_layer *norm, const bmvp_layer *conv, bmvp_tensor *x)
 {
-    bmvp_tensor *n = bmvp_run(m, norm, x), *r = bmvp_relu(m->c, n), *y;
-    bmvp_drop(m->c, n);
+    bmvp_tensor *r = bmvp_groupnorm_relu(m->c, x, norm->w, norm->b, NULL, norm->groups, norm->eps, 0), *y;
     y = bmvp_run(m, conv, r);
     bmvp_drop(m->c, r);
     return y;
@@ -2793,19 +2796,18 @@ static void bmvpi_unet3d_gvsl_make(bmvp_net *net)
     if (net->cfg.task == BMVP_TASK_SEGMENT) u->out = bmvp_make_conv(m, "out_conv", w, net->cfg.outputs, 3, 1, 1, 1);
 }
 
-/* leaky(norm(conv(x))) twice; norms are dropped, and with `cheap` x is. */
+/* leaky(norm(conv(x))) twice; with `cheap` x is dropped. */
 static bmvp_tensor *bmvpi_gvsl_run_level(bmvp_module *m, const bmvpi_gvsl_level *l, bmvp_tensor *x, int cheap)
 {
-    bmvp_tensor *h, *n, *in;
+    bmvp_tensor *h, *in;
     int i;
     for (i = 0; i < 2; ++i) {
+        const bmvp_layer *n = &l->norm[i];
         h = bmvp_run(m, &l->conv[i], in = x);
-        n = bmvp_run(m, &l->norm[i], h);
         if (i == 0 && cheap) bmvp_drop(m->c, in);
         else if (i > 0) bmvpi_spent(m, in);
+        x = bmvp_groupnorm_relu(m->c, h, n->w, n->b, NULL, n->groups, n->eps, 0.2);
         bmvpi_spent(m, h);
-        x = bmvp_leaky_relu(m->c, n, 0.2);
-        bmvp_drop(m->c, n);
     }
     return x;
 }

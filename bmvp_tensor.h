@@ -312,6 +312,7 @@ typedef union bmvp_args {
     struct { double momentum, eps; int training; } batchnorm;
     struct { double eps; } layernorm;
     struct { double eps; int64_t groups; } groupnorm;
+    struct { double eps, slope; int64_t groups; } groupnorm_relu;
     struct { int64_t start[3]; } masked_fill;
     struct { double eps; } minmax;
 } bmvp_args;
@@ -485,6 +486,7 @@ BMVP_API const bmvp_comm *bmvp_comm_of(const bmvp_ctx *c);
     X(BATCHNORM,           batchnorm,          IN01,    LARGE) \
     X(LAYERNORM,           layernorm,          IN01,    LARGE) \
     X(GROUPNORM,           groupnorm,          IN01,    LARGE) \
+    X(GROUPNORM_RELU,      groupnorm_relu,     IN01_OUT, LARGE) \
     X(MASKED_FILL,         masked_fill,        IN2,     EXACT) \
     X(MINMAX,              minmax,             IN0,     EXACT)
 #define BMVP_X(id, name, reads, type) BMVP_OP_##id,
@@ -497,6 +499,7 @@ enum { /* bit i: operand i; the column `reads` */
     BMVP_READS_IN2 = 4,
     BMVP_READS_IN0123 = 15,
     BMVP_READS_OUT = 1 << BMVP_MAX_SRC,
+    BMVP_READS_IN01_OUT = BMVP_READS_IN01 | BMVP_READS_OUT,
     BMVP_READS_IN0123_OUT = BMVP_READS_IN0123 | BMVP_READS_OUT
 };
 BMVP_API const char *bmvp_op_name(int op); /* "leaf" for -1 */
@@ -763,6 +766,11 @@ BMVP_API bmvp_tensor *bmvp_layernorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
    may both be NULL */
 BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta, int groups,
                                      double eps);
+
+/* leaky_relu(groupnorm(x) + residual, slope) in one pass over memory, where the ops by themselves take two or three:
+   the same values, and nothing between is kept. residual: shape of x, or NULL; slope >= 0, 0: ReLU */
+BMVP_API bmvp_tensor *bmvp_groupnorm_relu(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta,
+                                          bmvp_tensor *residual, int groups, double eps, double slope);
 
 /* Statistics per sample and channel, no affine part: group norm with C groups. torch InstanceNorm3d */
 BMVP_API bmvp_tensor *bmvp_instancenorm(bmvp_ctx *c, bmvp_tensor *x, double eps);
@@ -2510,6 +2518,10 @@ typedef struct bmvpi_columns {
     float *part;                             /* samples x chunks x 2 x C */
     float *to;                               /* as x: =, or with `add` += */
     int add, squared;                        /* squared: of Dice */
+    const float *residual, *y;               /* of a norm with ReLU: residual or NULL, the result; as x */
+    float leak;                              /* its slope below 0 */
+    float *to_residual;                      /* as `to`; NULL: not wanted */
+    int add_residual;
 } bmvpi_columns;
 
 static bmvpi_columns bmvpi_columns_make(int64_t samples, int64_t rows, int64_t c)
@@ -2645,6 +2657,65 @@ BMVPI_HOT static void bmvpi_columns_join_task(void *arg, int64_t task, int worke
     for (r = 0; r < n; ++r, x += c, a += c, to += c) {
         if (k->add) for (i = 0; i < c; ++i) to[i] += a[i] * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
         else for (i = 0; i < c; ++i) to[i] = a[i] * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
+    }
+}
+
+/* The same with ReLU behind them: y = leaky((x - mean) slope + shift + residual) */
+BMVPI_HOT static void bmvpi_columns_relu_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    const int64_t c = k->c;
+    int64_t sample, n, r, i;
+    const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
+    const float *x = k->x + at, *e = k->residual ? k->residual + at : NULL, *mean = k->mean + sample * c;
+    const float *slope = k->slope + sample * c, *shift = k->shift + sample * c, leak = k->leak;
+    float *BMVP_RESTRICT y = k->to + at;
+    (void)worker;
+    for (r = 0; r < n; ++r, x += c, y += c) {
+        for (i = 0; i < c; ++i) y[i] = (x[i] - mean[i]) * slope[i] + shift[i];
+        if (e) for (i = 0; i < c; ++i) y[i] += e[r * c + i];
+        if (leak == 0.0f) for (i = 0; i < c; ++i) y[i] = y[i] < 0.0f ? 0.0f : y[i];
+        else for (i = 0; i < c; ++i) y[i] = y[i] < 0.0f ? leak * y[i] : y[i];
+    }
+}
+
+/* The sums of h and of h (x - mean), h = y > 0 ? a : leak a */
+BMVPI_HOT static void bmvpi_columns_relu_dots_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    const int64_t c = k->c;
+    int64_t sample, n, r, i;
+    const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
+    const float *a = k->a + at, *x = k->x + at, *y = k->y + at, *mean = k->mean + sample * c, leak = k->leak;
+    float *BMVP_RESTRICT sum = k->part + task * 2 * c, *BMVP_RESTRICT dot = sum + c;
+    (void)worker;
+    memset(sum, 0, (size_t)(2 * c) * sizeof(float));
+    for (r = 0; r < n; ++r, a += c, x += c, y += c)
+        for (i = 0; i < c; ++i) {
+            const float h = y[i] > 0.0f ? a[i] : leak * a[i];
+            sum[i] += h;
+            dot[i] += h * (x[i] - mean[i]);
+        }
+}
+
+/* to (+)= h scale + (x - mean) slope + shift, to_residual (+)= h */
+BMVPI_HOT static void bmvpi_columns_relu_join_task(void *arg, int64_t task, int worker)
+{
+    const bmvpi_columns *k = (const bmvpi_columns *)arg;
+    const int64_t c = k->c;
+    int64_t sample, n, r, i;
+    const int64_t at = bmvpi_columns_range(k, task, &sample, &n) * c;
+    const float *x = k->x + at, *a = k->a + at, *y = k->y + at, *mean = k->mean + sample * c, leak = k->leak;
+    const float *scale = k->scale + sample * c, *slope = k->slope + sample * c, *shift = k->shift + sample * c;
+    float *BMVP_RESTRICT to = k->to ? k->to + at : NULL, *BMVP_RESTRICT e = k->to_residual ? k->to_residual + at : NULL;
+    (void)worker;
+    for (r = 0; r < n; ++r, x += c, a += c, y += c) {
+        if (to && k->add) for (i = 0; i < c; ++i)
+            to[r * c + i] += (y[i] > 0.0f ? a[i] : leak * a[i]) * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
+        else if (to) for (i = 0; i < c; ++i)
+            to[r * c + i] = (y[i] > 0.0f ? a[i] : leak * a[i]) * scale[i] + (x[i] - mean[i]) * slope[i] + shift[i];
+        if (e && k->add_residual) for (i = 0; i < c; ++i) e[r * c + i] += y[i] > 0.0f ? a[i] : leak * a[i];
+        else if (e) for (i = 0; i < c; ++i) e[r * c + i] = y[i] > 0.0f ? a[i] : leak * a[i];
     }
 }
 
@@ -2824,6 +2895,12 @@ static int bmvpi_norm_fits(const bmvp_tensor *x, const bmvp_tensor *v)
     return x->rank >= 1 && v->rank == 1 && v->dim[0] == x->dim[x->rank - 1];
 }
 
+static int bmvpi_groups_fit(const bmvp_tensor *x, const bmvp_tensor *gamma, const bmvp_tensor *beta, int groups)
+{
+    return x->rank >= 2 && !gamma == !beta && (!gamma || (bmvpi_norm_fits(x, gamma) && bmvpi_norm_fits(x, beta))) &&
+           groups >= 1 && x->dim[x->rank - 1] % groups == 0;
+}
+
 /* What batch and group norm share: statistics of each (sample, group of channels), kept in `saved` as mean then 1 /
    sqrt(var + eps), each samples x groups. Batch norm is one sample with as many groups as channels. */
 static bmvpi_columns bmvpi_norm_columns(const bmvp_tensor *y, int64_t samples)
@@ -2832,6 +2909,10 @@ static bmvpi_columns bmvpi_norm_columns(const bmvp_tensor *y, int64_t samples)
     bmvpi_columns k = bmvpi_columns_make(samples, y->numel / samples / ch, ch);
     k.x = y->src[0]->x;
     k.a = y->g;
+    if (y->op != BMVP_OP_GROUPNORM_RELU) return k;
+    k.y = y->x;
+    k.residual = y->src[3] ? y->src[3]->x : NULL;
+    k.leak = (float)y->args.groupnorm_relu.slope;
     return k;
 }
 
@@ -6238,7 +6319,7 @@ static double bmvpi_norm_statistics(bmvp_ctx *c, bmvp_tensor *y, int64_t samples
     return rows;
 }
 
-/* y = (x - mean) / std gamma + beta */
+/* y = (x - mean) / std gamma + beta, and what comes behind it */
 static void bmvpi_norm_apply(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups)
 {
     bmvpi_columns k = bmvpi_norm_columns(y, samples);
@@ -6254,7 +6335,8 @@ static void bmvpi_norm_apply(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64
     k.slope = slope;
     k.shift = shift;
     k.to = y->x;
-    bmvp_parallel(c, samples * k.chunks, bmvpi_columns_apply_task, &k);
+    bmvp_parallel(c, samples * k.chunks,
+                  y->op == BMVP_OP_GROUPNORM_RELU ? bmvpi_columns_relu_task : bmvpi_columns_apply_task, &k);
 }
 
 /* The two sums of a batch norm's backward over the rows of all ranks, and their number; free them. */
@@ -6274,19 +6356,22 @@ static double *bmvpi_comm_norm_sums(bmvp_ctx *c, const double *own, int64_t ch, 
 
 /* With M elements in a group, s = 1 / std, sums over the group: dx = s (gamma g - sum(gamma g) / M - (x - mean) s^2
    sum(gamma g (x - mean)) / M); without batch statistics (constant mean and std) only the first term. dgamma = sum g
-   (x - mean) s, dbeta = sum g. Batch norm over several ranks: the sums of dx are over the rows of all, those of dgamma
+   (x - mean) s, dbeta = sum g. With ReLU behind the norm g is what its gradient lets through, which a residual gets,
+   too. Batch norm over several ranks: the sums of dx are over the rows of all, those of dgamma
    and dbeta over this rank's, as all gradients of parameters before they are exchanged. */
 static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, int64_t groups, int batch, int all_ranks)
 {
     bmvpi_columns k = bmvpi_norm_columns(y, samples);
     const int64_t n = samples * k.c, width = k.c / groups;
+    const int relu = y->op == BMVP_OP_GROUPNORM_RELU;
     int add_gamma, add_beta;
     float *gx = bmvpi_grad(c, y->src[0], &k.add), *ggamma = bmvpi_grad(c, y->src[1], &add_gamma);
     float *gbeta = bmvpi_grad(c, y->src[2], &add_beta);
     float *mean, *scale, *slope, *shift;
     double *sum, *dot, *all, rows = (double)k.rows;
     int64_t i, j;
-    if (!gx && !ggamma && !gbeta) return;
+    if (relu) k.to_residual = bmvpi_grad(c, y->src[3], &k.add_residual);
+    if (!gx && !ggamma && !gbeta && !k.to_residual) return;
     sum = bmvpi_columns_attach(&k, bmvpi_workspace(c));
     dot = sum + n;
     mean = bmvpi_workspace(c) + bmvpi_columns_workspace(&k);
@@ -6295,7 +6380,7 @@ static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, in
     shift = slope + n;
     for (i = 0; i < n; ++i) mean[i] = y->saved[i / width];
     k.mean = mean;
-    bmvpi_columns_sums(c, &k, bmvpi_columns_dots_task, sum);
+    bmvpi_columns_sums(c, &k, relu ? bmvpi_columns_relu_dots_task : bmvpi_columns_dots_task, sum);
     all = all_ranks && batch && c->comm ? bmvpi_comm_norm_sums(c, sum, k.c, &rows) : sum;
     for (i = 0; all && i < samples * groups; ++i) {
         const double s = (double)y->saved[samples * groups + i], m = rows * (double)width;
@@ -6326,7 +6411,8 @@ static void bmvpi_norm_backward(bmvp_ctx *c, bmvp_tensor *y, int64_t samples, in
     k.slope = slope;
     k.shift = shift;
     k.to = gx;
-    if (gx) bmvp_parallel(c, samples * k.chunks, bmvpi_columns_join_task, &k);
+    if (gx || k.to_residual)
+        bmvp_parallel(c, samples * k.chunks, relu ? bmvpi_columns_relu_join_task : bmvpi_columns_join_task, &k);
 }
 
 /* >>op batchnorm: y = (x - mean) / sqrt(var + eps) gamma + beta over all axes but the last ----------------------------
@@ -6505,8 +6591,7 @@ BMVP_API bmvp_tensor *bmvp_groupnorm(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *g
 {
     bmvp_tensor *src[3] = { x, gamma, beta }, *y;
     if (!x || bmvp_failed(c)) return NULL;
-    if (x->rank < 2 || !gamma != !beta || (gamma && (!bmvpi_norm_fits(x, gamma) || !bmvpi_norm_fits(x, beta))) ||
-        groups < 1 || x->dim[x->rank - 1] % groups)
+    if (!bmvpi_groups_fit(x, gamma, beta, groups))
         return bmvpi_bad_shapes(c, "groupnorm", "x gamma beta", src,
                                 "they must be (N, ..., C), (C), (C) or both none, and C divisible by %d groups",
                                 groups);
@@ -6545,6 +6630,51 @@ static bmvp_tensor *bmvpi_groupnorm_sample(bmvp_ctx *c, int variant)
     if (variant == 3) return bmvp_instancenorm(c, bmvp_leaf(c, 5, d, NULL), 1e-5);
     return bmvp_groupnorm(c, bmvp_leaf(c, 5, d, NULL), bmvp_leaf(c, 1, ch, NULL), bmvp_leaf(c, 1, ch, NULL),
                           groups[variant], 1e-5);
+}
+
+/* >>op groupnorm_relu: y = leaky_relu(groupnorm(x) + residual) --------------------------------------------------------
+   src x, gamma, beta as of groupnorm, residual as x or absent. Behind a convolution the tensors of a residual block
+   are the largest of a network and each pass over them costs as much as the arithmetic: the norm writes 4 bytes an
+   element and ReLU reads and writes them again, here neither. saved: as of groupnorm. Backward reads x, gamma and y,
+   whose sign is that of the sum before. torch leaky_relu(group_norm(x) + residual). */
+BMVP_API bmvp_tensor *bmvp_groupnorm_relu(bmvp_ctx *c, bmvp_tensor *x, bmvp_tensor *gamma, bmvp_tensor *beta,
+                                          bmvp_tensor *residual, int groups, double eps, double slope)
+{
+    bmvp_tensor *src[4] = { x, gamma, beta, residual }, *y;
+    if (!x || bmvp_failed(c)) return NULL;
+    if (!(slope >= 0))
+        return (bmvp_tensor *)bmvp_fail(c, BMVP_E_ARG, "groupnorm_relu: slope %g must be at least 0", slope);
+    if (!bmvpi_groups_fit(x, gamma, beta, groups) || (residual && !bmvpi_same_shape(x, residual)))
+        return bmvpi_bad_shapes(c, "groupnorm_relu", "x gamma beta residual", src,
+                                "they must be (N, ..., C), (C), (C) or both none, none or as x, and C divisible by %d"
+                                " groups",
+                                groups);
+    y = bmvpi_node(c, BMVP_OP_GROUPNORM_RELU, x->rank, x->dim, 4, src);
+    if (!bmvpi_save(c, y, 2 * x->dim[0] * groups)) return NULL;
+    y->args.groupnorm_relu.groups = groups;
+    y->args.groupnorm_relu.eps = eps;
+    y->args.groupnorm_relu.slope = slope;
+    return bmvpi_run(c, y);
+}
+static void bmvpi_groupnorm_relu_cpu_forward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    const int64_t groups = y->args.groupnorm_relu.groups;
+    if (!c->recompute) (void)bmvpi_norm_statistics(c, y, y->dim[0], groups, y->args.groupnorm_relu.eps, 0);
+    bmvpi_norm_apply(c, y, y->dim[0], groups);
+}
+static void bmvpi_groupnorm_relu_cpu_backward(bmvp_ctx *c, bmvp_tensor *y)
+{
+    bmvpi_norm_backward(c, y, y->dim[0], y->args.groupnorm_relu.groups, 1, 0);
+}
+#define bmvpi_groupnorm_relu_cpu_workspace bmvpi_groupnorm_cpu_workspace
+static bmvp_tensor *bmvpi_groupnorm_relu_sample(bmvp_ctx *c, int variant)
+{
+    const int64_t d[5] = { 2, 2, 3, 1, 6 }, ch[1] = { 6 };
+    bmvp_tensor *x = bmvp_leaf(c, 5, d, NULL);
+    if (variant > 2) return NULL;
+    if (variant == 2) return bmvp_groupnorm_relu(c, x, NULL, NULL, bmvp_leaf(c, 5, d, NULL), 6, 1e-5, 0.01);
+    return bmvp_groupnorm_relu(c, x, bmvp_leaf(c, 1, ch, NULL), bmvp_leaf(c, 1, ch, NULL),
+                               variant ? bmvp_leaf(c, 5, d, NULL) : NULL, 2, 1e-5, 0);
 }
 
 /* >>op masked_fill: y = mask ? filler : x -----------------------------------------------------------------------------

@@ -5,10 +5,9 @@
    affine matrix, from its finest ones another displaces every voxel: both warp B to A; a third restores A from A'.
    Loss: 1 - local correlation of warped B and A, mean square of what was restored, smoothness of displacements.
 
-   Paper and code: no gradient passes through the matrix in the code (YutingHe-list/GVSL), so its affine head stays as
-   it was made: preset `release`, affine_gradient 0; `paper` and `fast` have it. One permutation serves all windows,
-   displacements are read by a scale half a voxel off at the ends (see motion.c). Its cases are whole scans; here they
-   are crops of two cases at the same place about the centre, in one modality. */
+   Paper and code: no gradient passes through the matrix in the code (YutingHe-list/GVSL), so its head stays as it was
+   made: preset `release`, affine_gradient 0. One permutation serves all windows; displacements are read by a scale half
+   a voxel off at the ends (motion.c). Its cases are whole scans; here crops at one place of two, in one modality. */
 #include "methods.h"
 #include <math.h>
 #include <stdlib.h>

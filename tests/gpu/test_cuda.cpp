@@ -301,6 +301,11 @@ static const struct awkward {
       [](bmvp_ctx *c) {
           return bmvp_groupnorm(c, leaf(c, { 2, 9, 10, 11, 12 }), leaf(c, { 12 }), leaf(c, { 12 }), 4, 1e-5);
       } },
+    { "groupnorm_relu many",
+      [](bmvp_ctx *c) {
+          bmvp_tensor *x = leaf(c, { 2, 9, 10, 11, 12 });
+          return bmvp_groupnorm_relu(c, x, leaf(c, { 12 }), leaf(c, { 12 }), leaf(c, { 2, 9, 10, 11, 12 }), 4, 1e-5, 0.1);
+      } },
     { "instancenorm", [](bmvp_ctx *c) { return bmvp_instancenorm(c, leaf(c, { 3, 6, 10, 11, 33 }), 1e-5); } },
     { "norm recomputed", recomputed },
     { "permute", permuted },

@@ -592,6 +592,28 @@ def norms():
         )
 
 
+    def groupnorm_relu(x, residual, groups, slope, **affine):
+        y = groupnorm(x, affine.get("gamma"), affine.get("beta"), groups, 1e-5)
+        return F.leaky_relu(y if residual is None else y + residual, slope)
+
+    for name, shape, groups, slope, affine, residual in (
+        ("relu", (2, 2, 3, 2, 6), 2, 0.0, 1, 0),
+        ("leaky", (1, 3, 3, 5, 32), 8, 0.2, 1, 0),
+        ("residual", (2, 3, 2, 3, 5), 5, 0.01, 0, 1),
+        ("all", (1, 2, 3, 2, 7), 7, 0.1, 1, 1),
+    ):
+        operands = dict(x=rand(29, *shape))
+        operands.update(dict(gamma=shape[-1:], beta=shape[-1:]) if affine else {})
+        operands.update(dict(residual=shape) if residual else {})
+        case(
+            "groupnorm_relu",
+            name,
+            lambda x, residual=None, **affine: groupnorm_relu(x, residual, groups, slope, **affine),
+            operands,
+            dict(groups=groups, eps=1e-5, slope=slope),
+            tol=LONG,
+        )
+
     for name, shape, offset in (("instance", (2, 3, 2, 3, 5), 0), ("instance_wide", (1, 3, 7, 5, 33), 2)):
         case(
             "groupnorm",

@@ -174,6 +174,9 @@ static inline bmvp_tensor *net_encode(const net *n, bmvp_tensor *x)
     net_drop(n, h);
     h = bmvp_conv3d(c, r, P("conv.w"), P("conv.b"), &same);
     net_drop(n, r);
+    r = bmvp_groupnorm_relu(c, h, P("gn.w"), P("gn.b"), x, 2, 1e-5, 0.1);
+    h = bmvp_conv3d(c, r, P("conv.w"), P("conv.b"), &same);
+    net_drop(n, r);
     x = net_scope_end(n, scope, net_join(n, x, h));
     scope = net_scope(n);
     r = bmvp_layernorm(c, x, P("ln.w"), P("ln.b"), 1e-6);

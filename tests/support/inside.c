@@ -109,20 +109,35 @@ bmvp_tensor *inside_swin_merge(bmvp_net *net, int stage, int new_merging, bmvp_t
     return bmvpi_swin_merge(&net->m, &u->merged[stage], &u->reduction[stage], new_merging, x);
 }
 
+/* A ReLU's operand k, also of one behind a norm; `from`: the value that the op reads */
+static double kink_operand(const bmvp_tensor *y, const float *from, int64_t k)
+{
+    const int64_t ch = y->dim[y->rank - 1], groups = y->args.groupnorm_relu.groups;
+    const int64_t sample = k / (y->numel / y->dim[0]), group = sample * groups + k % ch / (ch / groups);
+    const float *saved = y->saved;
+    double v = (double)from[k] - (double)saved[group];
+    v *= (double)saved[y->dim[0] * groups + group] * (y->src[1] ? (double)y->src[1]->x[k % ch] : 1);
+    return v + (y->src[2] ? (double)y->src[2]->x[k % ch] : 0) + (y->src[3] ? (double)y->src[3]->x[k] : 0);
+}
 int64_t inside_kinks(bmvp_ctx *c, double within, inside_kink *out, int64_t most)
 {
     int64_t i, k, n = 0;
     for (i = 0; i < c->n_step; ++i) {
         const bmvp_tensor *y = c->step[i], *x = y->src[0];
-        double square = 0, near;
-        if (y->op != BMVP_OP_RELU || y->walked || !bmvpi_ensure_value(c, c->step[i]->src[0])) continue;
-        for (k = 0; k < x->numel; ++k) square += (double)x->x[k] * (double)x->x[k];
+        const int norm = y->op == BMVP_OP_GROUPNORM_RELU;
+        double square = 0, near, v;
+        if ((y->op != BMVP_OP_RELU && !norm) || y->walked || !bmvpi_ensure_value(c, c->step[i]->src[0]) ||
+            (norm && y->src[3] && !bmvpi_ensure_value(c, y->src[3])))
+            continue;
+        for (k = 0; k < x->numel; ++k) square += pow(norm ? kink_operand(y, x->x, k) : (double)x->x[k], 2);
         near = within * sqrt(square / (double)x->numel);
-        for (k = 0; k < x->numel; ++k)
-            if (fabs((double)x->x[k]) < near && n++ < most) {
+        for (k = 0; k < x->numel; ++k) {
+            v = fabs(norm ? kink_operand(y, x->x, k) : (double)x->x[k]);
+            if (v < near && n++ < most) {
                 out[n - 1].node = i, out[n - 1].at = k, out[n - 1].of = x->numel;
-                out[n - 1].share = within * fabs((double)x->x[k]) / near;
+                out[n - 1].share = within * v / near;
             }
+        }
     }
     return n;
 }

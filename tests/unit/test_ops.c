@@ -237,6 +237,12 @@ BUILD(batchnorm)
 BUILD(layernorm) { return bmvp_layernorm(c, in[0], in[1], in[2], number(k, "eps")); }
 #define OPERANDS_groupnorm "x gamma beta"
 BUILD(groupnorm) { return bmvp_groupnorm(c, in[0], in[1], in[2], (int)integer(k, "groups"), number(k, "eps")); }
+#define OPERANDS_groupnorm_relu "x gamma beta residual"
+BUILD(groupnorm_relu)
+{
+    return bmvp_groupnorm_relu(c, in[0], in[1], in[2], in[3], (int)integer(k, "groups"), number(k, "eps"),
+                               number(k, "slope"));
+}
 #define OPERANDS_masked_fill "x filler mask"
 BUILD(masked_fill)
 {
@@ -631,6 +637,7 @@ static const big_case big_cases[] = {
     { "batchnorm", "2,20,21,11,37 37 37 37 37", "training=0 momentum=0.1 eps=1e-5", 2e-4 },
     { "layernorm", "3001,96 96 96", "eps=1e-6", 2e-4 },
     { "groupnorm", "2,13,12,11,48 48 48", "groups=8 eps=1e-5", 2e-4 },
+    { "groupnorm_relu", "2,13,12,11,48 48 48 2,13,12,11,48", "groups=8 eps=1e-5 slope=0.01", 2e-4 },
     { "masked_fill", "30,40,50 60,30,70 30,40,50", "start=5,-5,30", 1e-6 },
     { "minmax", "60,70,33", "eps=1e-3", 1e-4 },
 };
