@@ -5322,54 +5322,137 @@ BMVP_API bmvp_status bmvp_nii_matrix_read(double matrix[16], const char *path, b
 
 /* >>distance --------------------------------------------------------------------------------------------------- */
 
-/* One line of squared distances, f[i] the squared distance along the axes done before: the lower envelope of parabolas
-   w (x - i)^2 + f[i]. apex and from have room for n + 1. */
-static void bmvpi_nii_envelope(const double *f, double *out, int64_t n, double w, int64_t *apex, double *from)
+/* ---- distances: the same text in bmvp_ssl.h and bmvp_nifti.h, so that each stands alone ---------------------------
+
+   Exact, axis by axis (Felzenszwalb and Huttenlocher 2012): the least f(v) + w (y - v)^2 over all v
+   is w y^2 plus the least F(v) - 2 w y v, F(v) = f(v) + w v^2. So the v that matter are the lower convex hull of the
+   points (v, F(v)), and each holds as long as 2 w y lies between the slopes left and right of it. The hull has a
+   copy of what it needs: columns are transformed in place. */
+#ifndef BMVP_DISTANCES
+#define BMVP_DISTANCES 1
+typedef struct bmvpi_hull { double f, lift, v, slope; } bmvpi_hull; /* lift: F(v); slope: from the point before */
+typedef struct bmvpi_edt {
+    double w[3];      /* mm^2 of one step along D, H, W */
+    bmvpi_hull *hull; /* of the longest axis */
+    float *square;    /* of whole numbers: distances along W are kept in steps, which floats hold exactly */
+    int64_t looked;   /* places that searches looked at */
+    unsigned char *wanted; /* along W: are columns of this place to be transformed? */
+} bmvpi_edt;
+
+static int64_t bmvpi_edt_longest(const int64_t dim[3])
 {
-    int64_t k = -1, i;
+    const int64_t n = dim[0] > dim[1] ? dim[0] : dim[1];
+    return n > dim[2] ? n : dim[2];
+}
+
+/* -1: too many. */
+static int64_t bmvpi_edt_bytes(const int64_t dim[3])
+{
+    const int64_t longest = bmvpi_edt_longest(dim);
+    const int64_t each = (int64_t)(sizeof(bmvpi_hull) + sizeof(float) + 4); /* 4: `wanted`, floats may follow */
+    return longest > INT64_MAX / each ? -1 : longest * each;
+}
+
+static void bmvpi_edt_init(bmvpi_edt *e, const int64_t dim[3], const double mm[3], void *memory)
+{
+    const int64_t longest = bmvpi_edt_longest(dim);
+    int64_t k;
+    int a;
+    for (a = 0; a < 3; ++a) e->w[a] = mm[a] * mm[a];
+    e->hull = (bmvpi_hull *)memory;
+    e->square = (float *)(void *)(e->hull + longest);
+    e->wanted = (unsigned char *)(e->square + longest);
+    memset(e->wanted, 1, (size_t)dim[2]);
+    for (k = 0; k < dim[2]; ++k) e->square[k] = (float)k * (float)k;
+}
+
+/* First place from i on that is not 0, n: none. */
+static int64_t bmvpi_next_set(const unsigned char *mask, int64_t i, int64_t n)
+{
+    uint64_t eight;
+    for (; i + 8 <= n; i += 8) {
+        memcpy(&eight, mask + i, 8);
+        if (eight) break;
+    }
+    while (i < n && !mask[i]) ++i;
+    return i;
+}
+
+/* Along W the nearest set voxel is one of the two neighbours in the row. */
+static void bmvpi_edt_row(const bmvpi_edt *e, const unsigned char *mask, int64_t n, float *out)
+{
+    int64_t last = -1, next, i = 0;
+    for (next = bmvpi_next_set(mask, 0, n); next < n; next = bmvpi_next_set(mask, next + 1, n)) {
+        const int64_t middle = last < 0 ? 0 : (last + next) / 2 + 1;
+        for (; i < middle; ++i) out[i] = e->square[i - last];
+        for (; i <= next; ++i) out[i] = e->square[next - i];
+        last = next;
+    }
+    for (; i < n; ++i) out[i] = last < 0 ? (float)HUGE_VAL : e->square[i - last];
+}
+
+/* x: squares, in mm^2 when multiplied by unit; in mm^2 afterwards. */
+static void bmvpi_edt_column(const bmvpi_edt *e, double unit, double w, float *x, int64_t n, int64_t stride)
+{
+    bmvpi_hull *const h = e->hull;
+    int64_t i, top = -1, k = 0;
     for (i = 0; i < n; ++i) {
-        double x = -HUGE_VAL;
-        if (!(f[i] < HUGE_VAL)) continue;
-        while (k >= 0) {
-            const double j = (double)apex[k], here = (double)i;
-            x = ((f[i] - f[apex[k]]) / w + here * here - j * j) / (2 * (here - j));
-            if (x > from[k]) break;
-            --k;
-            x = -HUGE_VAL;
-        }
-        apex[++k] = i;
-        from[k] = x;
+        const double f = unit * (double)x[i * stride], v = (double)i, lift = f + w * v * v;
+        double slope = -HUGE_VAL;
+        if (f == HUGE_VAL) continue;
+        while (top >= 0 && (slope = (lift - h[top].lift) / (v - h[top].v)) <= h[top].slope) --top;
+        ++top;
+        h[top].f = f;
+        h[top].lift = lift;
+        h[top].v = v;
+        h[top].slope = slope;
     }
-    if (k < 0) {
-        for (i = 0; i < n; ++i) out[i] = HUGE_VAL;
-        return;
-    }
-    from[k + 1] = HUGE_VAL;
-    for (i = 0, k = 0; i < n; ++i) {
-        double d;
-        while (from[k + 1] < (double)i) ++k;
-        d = (double)(i - apex[k]);
-        out[i] = w * d * d + f[apex[k]];
+    for (i = 0; i < n && top >= 0; ++i) {
+        const double y = (double)i;
+        while (k < top && h[k + 1].slope <= 2 * w * y) ++k;
+        x[i * stride] = (float)(h[k].f + w * (y - h[k].v) * (y - h[k].v));
     }
 }
 
-/* Squared mm from each voxel to the nearest one that is above 0 (`on` 1) or not (0). work: 4 n + 8 doubles, n the
-   longest axis. */
-static void bmvpi_nii_squares(float *d2, const bmvp_nii_volume *mask, int on, const double mm[3], double *work)
+/* Axis W: squared distances within rows, in steps. */
+static void bmvpi_edt_rows(const bmvpi_edt *e, const unsigned char *mask, const int64_t dim[3], float *x)
 {
-    const int64_t *dim = mask->dim, n = dim[0] * dim[1] * dim[2];
-    const int64_t longest = bmvpi_nii_max(dim[0], bmvpi_nii_max(dim[1], dim[2]));
-    double *line = work, *out = line + longest, *from = out + longest;
-    int64_t *apex = (int64_t *)(void *)(from + longest + 2), i, j, stride = 1;
-    int a;
-    for (i = 0; i < n; ++i) d2[i] = (mask->data[i] > 0) == on ? 0.f : (float)HUGE_VAL;
-    for (a = 0; a < 3; stride *= dim[a], ++a)
-        for (i = 0; i < n; ++i) {
-            if (i / stride % dim[a] != 0) continue;         /* the start of a line */
-            for (j = 0; j < dim[a]; ++j) line[j] = (double)d2[i + j * stride];
-            bmvpi_nii_envelope(line, out, dim[a], mm[a] * mm[a], apex, from);
-            for (j = 0; j < dim[a]; ++j) d2[i + j * stride] = (float)out[j];
-        }
+    int64_t i;
+    for (i = 0; i < dim[0] * dim[1]; ++i) bmvpi_edt_row(e, mask + i * dim[2], dim[2], x + i * dim[2]);
+}
+
+/* Axis H, of distances within rows: now within planes, in mm^2. A row is finite or infinite as a whole: one column
+   shows if any is. */
+static void bmvpi_edt_planes(const bmvpi_edt *e, const int64_t dim[3], float *x)
+{
+    int64_t z, i;
+    for (z = 0; z < dim[0]; ++z, x += dim[1] * dim[2]) {
+        for (i = 0; i < dim[1] && (double)x[i * dim[2]] == HUGE_VAL; ++i) {}
+        if (i == dim[1]) continue;
+        for (i = 0; i < dim[2]; ++i)
+            if (e->wanted[i]) bmvpi_edt_column(e, e->w[2], e->w[1], x + i, dim[1], dim[2]);
+    }
+}
+
+/* All three: squared mm, infinite where nothing is set. */
+static void bmvpi_edt_all(const bmvpi_edt *e, const unsigned char *mask, const int64_t dim[3], float *x)
+{
+    const int64_t plane = dim[1] * dim[2];
+    int64_t i;
+    bmvpi_edt_rows(e, mask, dim, x);
+    bmvpi_edt_planes(e, dim, x);
+    for (i = 0; i < plane; ++i) bmvpi_edt_column(e, 1, e->w[0], x + i, dim[0], plane);
+}
+#endif /* BMVP_DISTANCES */
+/* ---- end of the distances ---------------------------------------------------------------------------------------- */
+
+/* Squared mm from each voxel to the nearest one that is above 0 (`on` 1) or not (0). marks: a byte a voxel. */
+static void bmvpi_nii_squares(float *d2, const bmvp_nii_volume *mask, int on, const bmvpi_edt *e, unsigned char *marks)
+{
+    const int64_t dim[3] = { mask->dim[2], mask->dim[1], mask->dim[0] }, n = dim[0] * dim[1] * dim[2];
+    int64_t i;
+    for (i = 0; i < n; ++i) marks[i] = (mask->data[i] > 0) == on;
+    bmvpi_edt_all(e, marks, dim, d2);
 }
 
 BMVP_API bmvp_status bmvp_nii_distance(bmvp_nii_volume *mm, const bmvp_nii_volume *mask, bmvp_error *err)
@@ -5378,22 +5461,26 @@ BMVP_API bmvp_status bmvp_nii_distance(bmvp_nii_volume *mm, const bmvp_nii_volum
     bmvp_nii_volume other;
     void *work = NULL;
     double h[3];
-    int64_t i, n, longest;
+    int64_t i, n, bytes;
     bmvp_status s = bmvpi_nii_has_voxels(mask, err);
     if (mm) memset(mm, 0, sizeof *mm);
     if (s != BMVP_OK || !mm) return s != BMVP_OK ? s : bmvpi_nii_fail(err, BMVP_E_ARG, NULL, "mm is NULL");
     memset(&other, 0, sizeof other);
     io = bmvpi_nii_io_of(mask, err);
     n = mask->dim[0] * mask->dim[1] * mask->dim[2];
-    longest = bmvpi_nii_max(mask->dim[0], bmvpi_nii_max(mask->dim[1], mask->dim[2]));
     bmvp_nii_voxel_size(h, mask->affine);
     s = bmvpi_nii_new_volume(mm, mask->dim, mask->affine, &io);
     if (s == BMVP_OK) s = bmvpi_nii_new_volume(&other, mask->dim, mask->affine, &io);
-    if (s == BMVP_OK) s = bmvpi_nii_take(&work, &io, (4 * longest + 8) * (int64_t)sizeof(double));
+    bytes = bmvpi_edt_bytes(mask->dim); /* what is to be read by lines, then a byte a voxel */
+    if (s == BMVP_OK) s = bmvpi_nii_take(&work, &io, bytes + n);
     if (s == BMVP_OK) {
-        const double half = (h[0] + h[1] + h[2]) / 6;
-        bmvpi_nii_squares(mm->data, mask, 1, h, (double *)work);
-        bmvpi_nii_squares(other.data, mask, 0, h, (double *)work);
+        const double half = (h[0] + h[1] + h[2]) / 6, down[3] = { h[2], h[1], h[0] };
+        const int64_t dim[3] = { mask->dim[2], mask->dim[1], mask->dim[0] };
+        unsigned char *marks = (unsigned char *)work + bytes;
+        bmvpi_edt e;
+        bmvpi_edt_init(&e, dim, down, work);
+        bmvpi_nii_squares(mm->data, mask, 1, &e, marks);
+        bmvpi_nii_squares(other.data, mask, 0, &e, marks);
         for (i = 0; i < n; ++i) {
             const double d = mask->data[i] > 0 ? half - sqrt((double)other.data[i]) : sqrt((double)mm->data[i]) - half;
             mm->data[i] = (float)(d < -1e6 ? -1e6 : d > 1e6 ? 1e6 : d);

@@ -3489,11 +3489,14 @@ BMVP_API double bmvp_dice(const unsigned char *prediction, const unsigned char *
     return 2.0 * (double)count[2] / (double)(count[0] + count[1]);
 }
 
-/* ---- exact distances, axis by axis (Felzenszwalb and Huttenlocher 2012): the least f(v) + w (y - v)^2 over all v
+/* ---- distances: the same text in bmvp_ssl.h and bmvp_nifti.h, so that each stands alone ---------------------------
+
+   Exact, axis by axis (Felzenszwalb and Huttenlocher 2012): the least f(v) + w (y - v)^2 over all v
    is w y^2 plus the least F(v) - 2 w y v, F(v) = f(v) + w v^2. So the v that matter are the lower convex hull of the
    points (v, F(v)), and each holds as long as 2 w y lies between the slopes left and right of it. The hull has a
    copy of what it needs: columns are transformed in place. */
-
+#ifndef BMVP_DISTANCES
+#define BMVP_DISTANCES 1
 typedef struct bmvpi_hull { double f, lift, v, slope; } bmvpi_hull; /* lift: F(v); slope: from the point before */
 typedef struct bmvpi_edt {
     double w[3];      /* mm^2 of one step along D, H, W */
@@ -3503,16 +3506,23 @@ typedef struct bmvpi_edt {
     unsigned char *wanted; /* along W: are columns of this place to be transformed? */
 } bmvpi_edt;
 
+static int64_t bmvpi_edt_longest(const int64_t dim[3])
+{
+    const int64_t n = dim[0] > dim[1] ? dim[0] : dim[1];
+    return n > dim[2] ? n : dim[2];
+}
+
+/* -1: too many. */
 static int64_t bmvpi_edt_bytes(const int64_t dim[3])
 {
-    const int64_t longest = bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2]));
-    /* 4: `wanted`, floats may follow */
-    return bmvpi_mul_size(longest, (int64_t)(sizeof(bmvpi_hull) + sizeof(float) + 4));
+    const int64_t longest = bmvpi_edt_longest(dim);
+    const int64_t each = (int64_t)(sizeof(bmvpi_hull) + sizeof(float) + 4); /* 4: `wanted`, floats may follow */
+    return longest > INT64_MAX / each ? -1 : longest * each;
 }
 
 static void bmvpi_edt_init(bmvpi_edt *e, const int64_t dim[3], const double mm[3], void *memory)
 {
-    const int64_t longest = bmvpi_max(dim[0], bmvpi_max(dim[1], dim[2]));
+    const int64_t longest = bmvpi_edt_longest(dim);
     int64_t k;
     int a;
     for (a = 0; a < 3; ++a) e->w[a] = mm[a] * mm[a];
@@ -3591,6 +3601,18 @@ static void bmvpi_edt_planes(const bmvpi_edt *e, const int64_t dim[3], float *x)
     }
 }
 
+/* All three: squared mm, infinite where nothing is set. */
+static void bmvpi_edt_all(const bmvpi_edt *e, const unsigned char *mask, const int64_t dim[3], float *x)
+{
+    const int64_t plane = dim[1] * dim[2];
+    int64_t i;
+    bmvpi_edt_rows(e, mask, dim, x);
+    bmvpi_edt_planes(e, dim, x);
+    for (i = 0; i < plane; ++i) bmvpi_edt_column(e, 1, e->w[0], x + i, dim[0], plane);
+}
+#endif /* BMVP_DISTANCES */
+/* ---- end of the distances ---------------------------------------------------------------------------------------- */
+
 /* Voxels of a volume, -1 when a size is not positive, they are too many, or a spacing is none (its squares must fit
    into a float). */
 static int64_t bmvpi_volume(const int64_t dim[3], const double mm[3])
@@ -3608,17 +3630,13 @@ BMVP_API bmvp_status bmvp_distance_transform(const unsigned char *mask, const in
                                              float *squared, const bmvp_allocator *a)
 {
     const bmvp_allocator al = bmvpi_allocator_or_libc(a);
-    const int64_t plane = bmvpi_volume(dim, mm) < 0 ? -1 : dim[1] * dim[2];
     bmvpi_edt e;
     void *memory;
-    int64_t i;
-    if (plane < 0) return BMVP_E_ARG;
+    if (bmvpi_volume(dim, mm) < 0) return BMVP_E_ARG;
     memory = bmvpi_alloc_array(&al, bmvpi_edt_bytes(dim), 1);
     if (!memory) return BMVP_E_OOM;
     bmvpi_edt_init(&e, dim, mm, memory);
-    bmvpi_edt_rows(&e, mask, dim, squared);
-    bmvpi_edt_planes(&e, dim, squared);
-    for (i = 0; i < plane; ++i) bmvpi_edt_column(&e, 1, e.w[0], squared + i, dim[0], plane);
+    bmvpi_edt_all(&e, mask, dim, squared);
     al.free(memory, al.user);
     return BMVP_OK;
 }

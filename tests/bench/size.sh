@@ -1,6 +1,6 @@
 #!/bin/sh
 # size.sh - what the implementation costs a program that includes it: processor seconds to compile, text of the object. One row a set of
-# headers, with and without the vector code. Prints the README's table.
+# headers, with and without the vector code. Prints the table of examples/speed.md.
 #   CC=gcc CFLAGS=-O2 sh tests/bench/size.sh
 # shellcheck disable=SC2086 # flags and headers are words
 cd "$(dirname "$0")/../.." || exit 1

@@ -176,5 +176,15 @@ common bmvp_tensor.h >"$T/words"
 } >"$found"
 rule common bmvp_nifti.h
 
+# ---- distances: one transform for metrics and for masks
+
+distances() { sed -n '/^\/\* ---- distances: /,/^\/\* ---- end of the distances/p' "$1"; }
+distances bmvp_ssl.h >"$T/words"
+{
+    if [ ! -s "$T/words" ]; then echo "bmvp_ssl.h has no part that begins with /* ---- distances: "; fi
+    distances bmvp_nifti.h | diff "$T/words" - | grep '^[<>]'
+} >"$found"
+rule distances bmvp_nifti.h
+
 if [ -n "$only" ]; then exit 0; fi
 finish

@@ -130,6 +130,18 @@ check "the settings are kept" grep -q '"atlas": "t1.nii.gz ' kept/prepare.json
 check "the figures of the mask are kept" grep -q '"doubtful": ""' kept/a/transforms.json
 check "qc.html explains its figures and is whole" explained kept/qc.html
 check "the page has case and pictures" sh -c "grep -q 'edges of the reference' kept/qc.html && grep -q 'data:image/png' kept/qc.html"
+# its pictures show what the mask has cut: in the first one, between the rim and the outline, there is scalp
+sed -n 's/.*src="data:image\/png;base64,\([^"]*\)".*/\1/p' kept/qc.html | head -n 1 | base64 -d >first.png
+(printf '\037\213\010\0\0\0\0\0\0\0'; tail -c +44 first.png) | gzip -dc 2>/dev/null |  # IDAT is the first chunk after IHDR
+    od -An -v -tu1 -w$((3 * $(od -An -tu1 -j18 -N2 first.png | awk '{ print 256 * $1 + $2 }') + 1)) | awk '
+        { outline = 0; light = 0; split("", was)
+          for (i = 2; i <= NF; ++i) { v = $1 == 1 ? ($i + was[(i - 2) % 3]) % 256 : $i; was[(i - 2) % 3] = v
+              if ((i - 2) % 3 < 2) continue
+              if (was[0] > was[2] + 60) outline = 1
+              if (!outline && was[0] == was[2] && v > 60) ++light }
+          if (outline && light) ++rows }
+        END { print rows + 0 }' >rows
+check "$(cat rows) rows with scalp before the outline of the mask" test "$(cat rows)" -gt 20
 mkdir predicted && cp kept/a/brain_mask.nii.gz predicted/a.nii.gz
 expect 0 "1 of" bmvp evaluate --data kept --predictions predicted --no-distances --out scored
 dice=$(tr -d ' \n' <scored/metrics.json | sed -n 's/.*"dice":{"mean":\([0-9.]*\).*/\1/p')

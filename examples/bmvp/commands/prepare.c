@@ -390,7 +390,7 @@ static int run(job *j, int64_t threads)
         bmvp_parallel(c, j->in.n, prepare_task, j);
         pthread_mutex_destroy(&j->lock);
         st = list_done(j, &err);
-        if (!st && j->qc && j->out.n > 0) st = qc_report(j->dir, &j->out, &err);
+        if (!st && j->qc && j->out.n > 0) st = qc_report(j->dir, &j->out, &j->in, &err);
     }
     for (i = 0; j->pool && i < bmvp_threads(c); ++i) bmvp_nii_pool_free(&j->pool[i]);
     free(j->pool);

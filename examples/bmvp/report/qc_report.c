@@ -3,15 +3,18 @@
 #include "qc_report.h"
 #include "report.h"
 #include "data/files.h"
+#include "data/preparation.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { SHOWN = 24, PLANES = 3, PICTURES = BMVP_MODALITIES * PLANES };
+#define AROUND_MM 20 /* what is shown beyond the box of a brain: scalp, and brain that its mask has missed */
 
 typedef struct qc_case {
-    const data_case *item;
+    const data_case *item, *from;        /* prepared, and what it was made from */
+    double matrix[BMVP_MODALITIES][16];  /* mm of the prepared grid -> mm of the image; [15] 0: not known */
     double loop, litres, edge; /* the largest loop of its images, mm; of its mask */
     int has_loop, has_mask, stripped;
     int reference;             /* known modality, -1: not known */
@@ -27,11 +30,20 @@ typedef struct qc_pictures { /* what the pictures of a case point to */
 
 /* >>figures -------------------------------------------------------------------------------------------------------- */
 
+static void read_matrix(double matrix[16], const bmvp_json *node)
+{
+    const bmvp_json *v = bmvp_json_get(node, "matrix");
+    int i = 0;
+    for (v = v ? v->first : NULL; v && i < 16; v = v->next) matrix[i++] = bmvp_json_double(v, 0);
+    if (i < 16) matrix[15] = 0;
+}
+
 static void read_transforms(qc_case *c, const char *dir)
 {
     char name[400], *path;
     bmvp_json_doc *doc = NULL;
     const bmvp_json *root, *node, *brain;
+    int m;
     snprintf(name, sizeof name, "%s/transforms.json", c->item->id);
     path = path_join(dir, name);
     c->reference = -1;
@@ -44,6 +56,7 @@ static void read_transforms(qc_case *c, const char *dir)
             c->has_loop = 1;
             c->loop = fmax(c->loop, bmvp_json_double(loop, 0));
         }
+        for (m = 0; m < BMVP_MODALITIES; ++m) read_matrix(c->matrix[m], bmvp_json_get(root, bmvp_modality_name(m)));
         brain = bmvp_json_get(root, "brain");
         c->stripped = bmvp_json_bool(bmvp_json_get(brain, "stripped_before"), 0);
         c->has_mask = brain && !c->stripped;
@@ -137,6 +150,67 @@ static bmvp_status load(bmvp_nii_volume *v, const char *dir, const char *id, con
     return st;
 }
 
+/* The grid of a mask and AROUND_MM more on every side; without data. */
+static bmvp_nii_volume grid_around(const bmvp_nii_volume *mask)
+{
+    bmvp_nii_volume grid = *mask;
+    int64_t more[3];
+    int i, a;
+    grid.data = NULL;
+    for (a = 0; a < 3; ++a) {
+        const double *m = mask->affine + a;
+        more[a] = (int64_t)ceil(AROUND_MM / sqrt(m[0] * m[0] + m[4] * m[4] + m[8] * m[8]));
+        grid.dim[a] += 2 * more[a];
+    }
+    for (i = 0; i < 3; ++i)
+        for (a = 0; a < 3; ++a) grid.affine[4 * i + 3] -= mask->affine[4 * i + a] * (double)more[a];
+    return grid;
+}
+
+/* Image m as it was before it was stripped, on grid. */
+static bmvp_status load_whole(bmvp_nii_volume *v, const qc_case *c, int m, const bmvp_nii_volume *grid, bmvp_error *err)
+{
+    static const bmvp_nii_scale scale = { 1, 99, 0, 1, 1, 0, 0 };
+    bmvp_image image[BMVP_MODALITIES];
+    bmvp_nii_volume raw;
+    const int n = case_images(c->from, image);
+    int i = 0;
+    bmvp_status st;
+    while (i < n && bmvp_modality_find(image[i].modality) != m) ++i;
+    if (i == n) return bmvp_error_set(err, BMVP_E_IO, "%s: %s is not in the data", c->item->id, bmvp_modality_name(m));
+    st = bmvp_image_read(&raw, &image[i], NULL, err);
+    if (!st) st = bmvp_nii_resample_to(v, &raw, grid, c->matrix[m], BMVP_NII_LINEAR, 0, err);
+    if (!st) st = bmvp_nii_scale_percentiles(v, &scale, NULL, err);
+    bmvp_nii_volume_free(&raw);
+    return st;
+}
+
+/* The mask, if there is one, and what it was made from around it: what it cuts away is to be seen. Without one the
+   prepared images. */
+static bmvp_status load_case(bmvp_nii_volume *v, bmvp_nii_volume *mask, const char *dir, const qc_case *c,
+                             bmvp_error *err)
+{
+    bmvp_nii_volume grid, whole;
+    bmvp_status st = BMVP_OK;
+    char name[32];
+    int m;
+    if (c->has_mask) (void)load(mask, dir, c->item->id, "brain_mask.nii.gz", NULL);
+    grid = *mask;
+    if (mask->data) {
+        grid = grid_around(mask);
+        st = bmvp_nii_resample_to(&whole, mask, &grid, NULL, BMVP_NII_NEAREST, 0, err);
+        bmvp_nii_volume_free(mask);
+        *mask = whole;
+    }
+    for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
+        if (!c->item->image[m]) continue;
+        snprintf(name, sizeof name, "%s.nii", bmvp_modality_name(m));
+        if (mask->data && c->matrix[m][15] != 0) st = load_whole(&v[m], c, m, &grid, err);
+        else st = load(&v[m], dir, c->item->id, name, err);
+    }
+    return st;
+}
+
 static int same_grid(const bmvp_nii_volume *a, const bmvp_nii_volume *b)
 {
     return a->data && b->data && memcmp(a->dim, b->dim, sizeof a->dim) == 0;
@@ -176,18 +250,13 @@ static bmvp_status draw(report_picture *to, unsigned char **rgb, const bmvp_nii_
 static bmvp_status draw_case(qc_pictures *q, const char *dir, const qc_case *c, bmvp_error *err)
 {
     bmvp_nii_volume v[BMVP_MODALITIES], mask;
-    char name[32];
-    bmvp_status st = BMVP_OK;
+    bmvp_status st;
     int m, plane, reference = c->reference;
     memset(v, 0, sizeof v);
     memset(&mask, 0, sizeof mask);
-    for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
-        if (!c->item->image[m]) continue;
-        snprintf(name, sizeof name, "%s.nii", bmvp_modality_name(m));
-        st = load(&v[m], dir, c->item->id, name, err);
-        if (reference < 0) reference = m;
-    }
-    if (!st && c->has_mask) (void)load(&mask, dir, c->item->id, "brain_mask.nii.gz", NULL);
+    st = load_case(v, &mask, dir, c, err);
+    for (m = BMVP_MODALITIES - 1; m >= 0 && c->reference < 0; --m)
+        if (v[m].data) reference = m;
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
         if (!v[m].data) continue;
         q->row[q->rows] = bmvp_modality_name(m);
@@ -234,17 +303,26 @@ static bmvp_status show_case(report_page *r, const char *dir, const qc_case *c)
     return st;
 }
 
-bmvp_status qc_report(const char *dir, const dataset *d, bmvp_error *err)
+/* Cases of d with what they were made from, in its order. */
+static void find_sources(qc_case *c, const dataset *d, const dataset *from)
+{
+    int64_t i, k = 0;
+    for (i = 0; i < d->n; ++i) {
+        c[i].item = &d->item[i];
+        while (strcmp(from->item[k].id, d->item[i].id) != 0) ++k;
+        c[i].from = &from->item[k];
+    }
+}
+
+bmvp_status qc_report(const char *dir, const dataset *d, const dataset *from, bmvp_error *err)
 {
     char *path = path_join(dir, "qc.html"), intro[480];
     qc_case *c = (qc_case *)calloc((size_t)d->n + 1, sizeof *c);
     report_page r;
     bmvp_status st = path && c ? BMVP_OK : bmvp_error_set(err, BMVP_E_OOM, "out of memory");
     int64_t i;
-    for (i = 0; i < d->n && !st; ++i) {
-        c[i].item = &d->item[i];
-        read_transforms(&c[i], dir);
-    }
+    if (!st) find_sources(c, d, from);
+    for (i = 0; i < d->n && !st; ++i) read_transforms(&c[i], dir);
     if (!st) {
         qsort(c, (size_t)d->n, sizeof *c, by_doubt);
         snprintf(intro, sizeof intro,
@@ -259,7 +337,8 @@ bmvp_status qc_report(const char *dir, const dataset *d, bmvp_error *err)
             st = report_section(&r, "Pictures",
                                 "The middle planes. Blue are the edges of the reference image: in the other images "
                                 "of the case they should lie on the same edges. Orange is the outline of the brain "
-                                "mask: it should run along the surface of the brain.");
+                                "mask: it should run along the surface of the brain. Images with a mask are shown as "
+                                "they were before it cut them.");
         for (i = 0; i < d->n && i < SHOWN && !st; ++i) st = show_case(&r, dir, &c[i]);
         if (!st) st = report_close(&r);
         else report_discard(&r);
