@@ -98,6 +98,8 @@ head -c 900 "$fixtures/nifti/nan.nii" >cut.nii
 expect 0 "float32|voxels           cut.nii: |only 900" bmvp info cut.nii
 expect 0 "  case_0001  |mm  flair t1 t2 label  class 1" bmvp info prepared
 expect 0 "numbers_by_part|  decoder          556017" bmvp info run20/checkpoint.safetensors
+expect 0 "method           brainmvp|settings|mask_ratio       0.|trained|by               bmvp pretrain 0.|data             prepared|cases            4" \
+    bmvp info run20/checkpoint.safetensors
 expect 0 '"kind": "checkpoint"|"step": 20|"network"' bmvp info run20/checkpoint.safetensors --json
 expect 0 "uniformer_tiny|memory" train planned --plan --steps 5
 absent planned

@@ -146,6 +146,18 @@ mkdir predicted && cp kept/a/brain_mask.nii.gz predicted/a.nii.gz
 expect 0 "1 of" bmvp evaluate --data kept --predictions predicted --no-distances --out scored
 dice=$(tr -d ' \n' <scored/metrics.json | sed -n 's/.*"dice":{"mean":\([0-9.]*\).*/\1/p')
 check "brain: Dice $dice" awk "BEGIN { exit !($dice >= 0.97) }"
+# a header that lies by a third of a turn (its rows have changed places): the search about it does not find the head, that of all turns does
+mkdir -p turned/a && cp heads/case_0001/t1.nii.gz turned/a && gzip -dc heads/case_0001/t2.nii.gz >turned/a/t2.nii
+patch turned/a/t2.nii 252 '\000\000'
+gzip -dc heads/case_0001/t2.nii.gz | tail -c +281 | head -c 48 >rows_were
+(tail -c +33 rows_were; head -c 32 rows_were) | dd of=turned/a/t2.nii bs=1 seek=280 conv=notrunc 2>/dev/null
+sed -n 's/^Parameters: *//p' kept/a/t2.tfm | awk '{ print "Parameters:", -$7, -$8, -$9, $1, $2, $3, -$4, -$5, -$6, -$12, $10, -$11 }' >turned.tfm
+for search in small all; do
+    expect 0 "a: on the grid of t1" bmvp prepare --data turned --out turned_$search --register rigid --reference t1 --search $search --spacing 6 --keep-doubtful --threads 1
+done
+off=$(apart turned.tfm turned_all/a/t2.tfm) lost=$(apart turned.tfm turned_small/a/t2.tfm)
+check "all turns: $off mm, about the header: $lost mm" awk "BEGIN { exit !($off < 1.5 && $lost > 20) }"
+check "the search is kept" grep -q '"search": "all"' turned_all/prepare.json
 # shellcheck disable=SC2086
 expect 0 "t1 brought to the template|1 cases (1 new" bmvp prepare --data heads --out moved_there --register rigid --reference t1 $template --strip --spacing 6 --threads 1
 expect 0 "" bmvp finetune --data moved_there --out head_run --network unet3d_tiny --crop 16 --steps 1 --batch 1 --fill zero --train all --val all --allow-absent --threads 1

@@ -336,7 +336,9 @@ expect 0 "case 'c3' is made again" bmvp prepare --data single --out singles --sp
 # two of four cases are pairs: of the six batches of two, one has both
 # shellcheck disable=SC2086 # words wanted
 expect 0 "modality contrast (cl) has no negatives in 83 % of the batches: fewer than two of their 2 cases have two modalities" \
-    bmvp pretrain --data singles --preset fast $tiny --batch 2 --steps 1 --out lonely
+    bmvp pretrain --data singles --preset fast $tiny --batch 2 --steps 6 --out lonely
+check "each step with one pair says so" sh -c 'test "$(grep -c "\"loss_cl\": 0,.*\"no_negatives\": true" lonely/log.jsonl)" -ge 2 &&
+    test "$(grep -c "\"no_negatives\"" lonely/log.jsonl)" -eq "$(grep -c "\"loss_cl\": 0," lonely/log.jsonl)"'
 expect 0 "validate 4 of 4 cases are trained on, too" tune seen --batch 2 --steps 1
 expect 0 "0 to validate" bmvp split --data prepared --out none.json --ratio 3:0:1
 # shellcheck disable=SC2086 # words wanted

@@ -58,8 +58,9 @@ expect 0 "tensors taken, " tune fresh --init $init --stem fresh --steps 1
 # one network as other programs write it: beside a teacher, in a dict within a dict, and without zip
 for file in student_teacher nested nested_legacy; do
     expect 0 "kind             checkpoint|PyTorch|patch_embed1.proj.weight" bmvp info "$io/$file.pt"
+    cp "$io/$file.pt" start.pt # the checkpoint keeps its name
     expect 0 " tensors taken, |done" bmvp finetune --data prepared --crop 16 --batch 2 --seed 5 --threads 1 --fill zero --steps 1 --out "of_$file" \
-        --init "$io/$file.pt"
+        --init start.pt
     same of_student_teacher/best.safetensors "of_$file/best.safetensors"
     if [ $file = student_teacher ]; then judge 0 0 "weights  taken from 'student' of |not taken: 'teacher'" $file; fi
 done
@@ -99,6 +100,19 @@ wait $pid
 judge $? 130 "stopped after step|of 100000|--resume" "Ctrl-C"
 check "checkpoint and log agree" test "$(step_of ctrl_c/checkpoint.safetensors)" = "$(wc -l <ctrl_c/log.jsonl | tr -d ' ')"
 clean ctrl_c
+
+# Ctrl-C while it validates, which takes half a second here: at once; the checkpoint says so, and the session that goes on validates first
+# shellcheck disable=SC2086 # words wanted
+start $tiny --threads 1 --out in_validation --fill zero --steps 3 --validate-every 1 --set overlap=0.94
+lines in_validation/log.jsonl 1 $pid
+sleep 0.1 # of step 2 and its validation
+kill -INT $pid
+wait $pid
+judge $? 130 "stopped after step 2 of 3; go on with" "Ctrl-C in a validation"
+check "step 2 is in the log, without a score" sh -c 'test "$(wc -l <in_validation/log.jsonl)" -eq 2 && ! sed -n 2p in_validation/log.jsonl | grep -q val_dice'
+clean in_validation
+expect 0 "step 2/3  validation: Dice |done" bmvp finetune --out in_validation --resume
+check "step 3 has its own" sh -c 'sed -n 4p in_validation/log.jsonl | grep -q val_dice'
 
 # ---- other networks and tasks ---------------------------------------------------------------------------------------------------------
 
@@ -178,6 +192,8 @@ for file in run/best.safetensors best.pt; do
     says info.json '"task":"segment"'
     says info.json '"modalities":["flair","t1","t1c","t2"]'
     says info.json '"labels":'
+    says info.json '"trained":{"by":"bmvpfinetune0.2.0","from":"checkpoint.safetensors","data":"prepared","cases":3,"validated_on":1}'
+    says info.json '"settings":{"preset":"paper","crop_x":16,'
 done
 
 clean .

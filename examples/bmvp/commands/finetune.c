@@ -346,10 +346,11 @@ static bmvp_status one_step(void *user, int64_t step, double lr)
 static bmvp_status save(session *s, const char *name, int train)
 {
     char *path = run_file(s->o.out, name), best[32];
-    const char *extra[9] = { "preparation", s->preparation, "best", best, "options", s->kept, NULL };
+    const char *extra[11] = { "preparation", s->preparation, "best",    best, "options", s->kept,
+                              "trained",     s->past.trained, NULL };
     bmvp_status st;
     snprintf(best, sizeof best, "%.17g", s->best);
-    if (s->pending) extra[6] = PENDING, extra[7] = "yes";
+    if (s->pending) extra[8] = PENDING, extra[9] = "yes";
     st = path ? bmvp_ft_save(s->ft, path, train, extra, &s->err) : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
     free(path);
     return st;
@@ -591,7 +592,9 @@ static int run(session *s, cli_option *opt, int n_opt)
                               s->run.step, s->run.samples);
     s->kept = resume_keep(kept_options, opt, n_opt, s->length.samples, s->length.by_steps);
     if (!s->kept) (void)bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
-    if (!s->kept) return give_up(s, CLI_FAILED);
+    if (!s->kept || resume_trained(&s->past, "finetune", s->o.init, s->data.all.data.path, s->data.n_train,
+                                   s->data.n_val, &s->err))
+        return give_up(s, CLI_FAILED);
     s->val_steps =
         s->o.validate_every > 0 ? s->o.validate_every : (int64_t)s->cfg.validate_every * s->data.n_train / s->cfg.batch;
     s->val_steps =

@@ -76,6 +76,63 @@ static void describe_fine_tuned(bmvp_jw *w, const bmvp_ft_info *k)
     bmvp_jw_string(w, "preset", k->cfg.preset);
 }
 
+static int depth_of(const bmvp_json *n)
+{
+    const bmvp_json *m;
+    int d, most = 0;
+    for (m = n->first; m; m = m->next)
+        if ((d = depth_of(m)) > most) most = d;
+    return most + 1;
+}
+
+/* A value of one JSON document into another */
+static void copy_node(bmvp_jw *w, const char *key, const bmvp_json *n)
+{
+    const bmvp_json *m;
+    switch (n->type) {
+    case BMVP_JSON_OBJECT:
+    case BMVP_JSON_ARRAY:
+        if (n->type == BMVP_JSON_OBJECT) bmvp_jw_object(w, key);
+        else bmvp_jw_array(w, key);
+        for (m = n->first; m; m = m->next) copy_node(w, n->type == BMVP_JSON_OBJECT ? m->key : NULL, m);
+        bmvp_jw_end(w);
+        break;
+    case BMVP_JSON_STRING: bmvp_jw_string(w, key, n->str); break;
+    case BMVP_JSON_BOOL: bmvp_jw_bool(w, key, n->i != 0); break;
+    case BMVP_JSON_NUMBER:
+        if (n->is_int) bmvp_jw_int(w, key, n->i);
+        else bmvp_jw_double(w, key, n->d);
+        break;
+    default: bmvp_jw_null(w, key);
+    }
+}
+
+/* What is kept with the weights; objects as such, of a run its method and settings. */
+static void describe_metadata(bmvp_jw *w, const bmvp_ckpt *f)
+{
+    int i;
+    bmvp_jw_object(w, "metadata");
+    for (i = 0; i < f->n_meta; ++i) {
+        const bmvp_ckpt_meta *m = &f->meta[i];
+        const int run = strcmp(m->name, "run") == 0;
+        const bmvp_json *root, *v;
+        bmvp_json_doc *doc = NULL;
+        if (m->group[0]) continue;
+        if (m->value[0] != '{' || bmvp_json_parse(m->value, strlen(m->value), m->name, NULL, &doc, NULL) ||
+            depth_of(bmvp_json_root(doc)) > BMVP_JSON_MAX_DEPTH / 2) { /* of another program */
+            bmvp_jw_string(w, m->name, m->value);
+            bmvp_json_free(doc);
+            continue;
+        }
+        root = bmvp_json_root(doc);
+        if (!run) copy_node(w, m->name, root);
+        if (run && (v = bmvp_json_get(root, "method")) != NULL) copy_node(w, "method", v);
+        if (run && (v = bmvp_json_get(root, "config")) != NULL) copy_node(w, "settings", v);
+        bmvp_json_free(doc);
+    }
+    bmvp_jw_end(w);
+}
+
 static void describe_checkpoint(bmvp_jw *w, const bmvp_ckpt *f)
 {
     bmvp_ssl_info info;
@@ -98,11 +155,7 @@ static void describe_checkpoint(bmvp_jw *w, const bmvp_ckpt *f)
         bmvp_jw_int(w, "step", info.step);
         bmvp_jw_string(w, "preset", info.cfg.preset);
     }
-    bmvp_jw_object(w, "metadata");
-    for (i = 0; i < f->n_meta; ++i)
-        if (f->meta[i].group[0] == 0 && strcmp(f->meta[i].name, "run") != 0)
-            bmvp_jw_string(w, f->meta[i].name, f->meta[i].value);
-    bmvp_jw_end(w);
+    describe_metadata(w, f);
     describe_sizes(w, f);
     describe_tensors(w, f);
 }

@@ -180,17 +180,23 @@ static void status_words(void *user, int64_t step, bmvp_jw *w, char *words, size
     size_t at = 0;
     bmvp_losses l;
     int i;
-    (void)w;
     if (!s->m->loss[1] || bmvp_trainer_losses_of(s->trainer, step, &l)) return; /* one loss is the total */
-    for (i = 0; s->m->loss[i] && at < size; ++i)
-        at += (size_t)snprintf(words + at, size - at, "  %s %.4f", s->m->loss[i], l.part[i]);
+    for (i = 0; s->m->loss[i] && at < size; ++i) {
+        at += (size_t)snprintf(words + at, size - at, "  %s ", s->m->loss[i]);
+        if (at >= size) return;
+        if (s->kind == &pretrain_brainmvp && strcmp(s->m->loss[i], "cl") == 0 && l.part[i] == 0) {
+            bmvp_jw_bool(w, "no_negatives", 1); /* a pair that is compared with itself alone: exactly 0 */
+            at += (size_t)snprintf(words + at, size - at, "0 (one pair: no negatives)");
+        } else if (l.part[i] != l.part[i]) at += (size_t)snprintf(words + at, size - at, "-"); /* no case for it */
+        else at += (size_t)snprintf(words + at, size - at, "%.4f", l.part[i]);
+    }
 }
 
 static bmvp_status save(void *user)
 {
     pretraining *s = (pretraining *)user;
     char *path = run_file(s->o.out, "checkpoint.safetensors");
-    const char *extra[5] = { "preparation", s->preparation, "options", s->kept, NULL };
+    const char *extra[7] = { "preparation", s->preparation, "options", s->kept, "trained", s->past.trained, NULL };
     bmvp_status st = path ? bmvp_trainer_save(s->trainer, path, 1, extra, &s->err)
                           : bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
     free(path);
@@ -288,7 +294,8 @@ static bmvp_status prepare(pretraining *s, cli_option *opt, int n_opt)
                               s->step, s->samples);
     s->kept = resume_keep(kept_options, opt, n_opt, s->length.samples, s->length.by_steps);
     if (!s->kept) return bmvp_error_set(&s->err, BMVP_E_OOM, "out of memory");
-    if (!s->o.plan)
+    st = resume_trained(&s->past, "pretrain", NULL, s->data.data.path, s->data.data.n, -1, &s->err);
+    if (!st && !s->o.plan)
         st = train_compare_ranks(&s->ranks, s->net.name, s->m, s->config, s->data.cases, s->data.data.n,
                                  s->length.total, &s->err);
     if (!st && ranks_lead(&s->ranks)) print_configuration(s);

@@ -3,6 +3,7 @@
 #include "resume.h"
 #include "data/files.h"
 #include "data/ledger.h"
+#include "data/roles.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,7 +76,9 @@ bmvp_status resume_options(resume_state *r, const char *command, const char *run
     bmvp_status st = bmvp_ckpt_open(checkpoint, NULL, &f, err);
     const bmvp_ckpt_meta *m = st ? NULL : bmvp_ckpt_find_meta(f, "", "options");
     const bmvp_ckpt_meta *how = st ? NULL : bmvp_ckpt_find_meta(f, "", "preparation");
+    const bmvp_ckpt_meta *by = st ? NULL : bmvp_ckpt_find_meta(f, "", "trained");
     const bmvp_json *root;
+    if (by && strlen(by->value) < sizeof r->trained) strcpy(r->trained, by->value);
     if (how && strlen(how->value) < sizeof r->preparation) strcpy(r->preparation, how->value);
     if (m && m->value[0] == '-') st = read_line(m->value, checkpoint, &r->doc, err);
     else if (m) st = bmvp_json_parse(m->value, strlen(m->value), checkpoint, NULL, &r->doc, err);
@@ -106,6 +109,48 @@ char *resume_keep(const resume_option *table, cli_option *opt, int n_opt, int64_
     if (bmvp_jw_finish(&w, &err) == BMVP_OK) kept = text_copy(w.out.data);
     bmvp_jw_free(&w);
     return kept;
+}
+
+/* A list by its name, dataset.json by that of its folder. */
+static char *data_name(const char *data)
+{
+    char *path = realpath(data, NULL), *name = NULL, *base = path ? strrchr(path, '/') : NULL;
+    if (base && strcmp(base, "/dataset.json") == 0) {
+        *base = 0;
+        base = strrchr(path, '/');
+    }
+    if (path) name = text_copy(base ? base + 1 : path);
+    free(path);
+    return name;
+}
+
+bmvp_status resume_trained(resume_state *r, const char *command, const char *from, const char *data, int64_t cases,
+                           int64_t validated, bmvp_error *err)
+{
+    char *name = data_name(data), by[64];
+    bmvp_json_doc *doc = NULL;
+    bmvp_status st;
+    bmvp_jw w;
+    if (!name) return bmvp_error_set(err, BMVP_E_OOM, "out of memory");
+    if (r->trained[0] && bmvp_json_parse(r->trained, strlen(r->trained), "trained", NULL, &doc, err) == BMVP_OK)
+        from = bmvp_json_string(bmvp_json_get(bmvp_json_root(doc), "from"), NULL);
+    else if (from) from = path_base(from);
+    snprintf(by, sizeof by, "bmvp %s %d.%d.%d", command, BMVP_SSL_VERSION / 10000, BMVP_SSL_VERSION / 100 % 100,
+             BMVP_SSL_VERSION % 100);
+    bmvp_jw_init(&w, 0, NULL);
+    bmvp_jw_object(&w, NULL);
+    bmvp_jw_string(&w, "by", by);
+    if (from) bmvp_jw_string(&w, "from", from);
+    bmvp_jw_string(&w, "data", name);
+    bmvp_jw_int(&w, "cases", cases);
+    if (validated >= 0) bmvp_jw_int(&w, "validated_on", validated);
+    bmvp_jw_end(&w);
+    st = bmvp_jw_finish(&w, err);
+    if (!st) snprintf(r->trained, sizeof r->trained, "%s", w.out.len < sizeof r->trained ? w.out.data : "{}");
+    bmvp_jw_free(&w);
+    bmvp_json_free(doc);
+    free(name);
+    return st;
 }
 
 void resume_settings(resume_state *r, const bmvp_field *fields, const void *was, const void *now)

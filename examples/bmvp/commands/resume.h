@@ -3,7 +3,8 @@
 
    The checkpoint's "options" is a JSON object: the options of the command that say what is learned (their text as it
    would be given), "samples", where the run ends, and "by": "steps" or "epochs", what it was told by. RUN/cases.json
-   (ledger.h) says which files its cases were. Checkpoints of 0.1 have a line of options instead, or none. */
+   (ledger.h) says which files its cases were. "trained" is for people: what made the checkpoint, from what and on what,
+   without folders, so that it can be given away. Checkpoints of 0.1 have a line of options instead, or none. */
 #ifndef RESUME_H_INCLUDED
 #define RESUME_H_INCLUDED
 
@@ -20,6 +21,7 @@ typedef struct resume_state {
     int64_t planned;           /* samples when the run ends, as it was started; 0: not known */
     int by_steps;              /* planned was told by --steps */
     char preparation[512];     /* prepare.json of its cases; "": not known */
+    char trained[1024];        /* the checkpoint's "trained" */
     char text[8192];           /* what is other than before, a line each */
 } resume_state;
 
@@ -44,6 +46,10 @@ char *resume_data(const char *out, bmvp_error *err);
 void resume_say(const resume_state *r); /* prints what was added */
 void resume_free(resume_state *r);
 
+/* Fills r->trained; the text is of several words. from: file of the first weights, NULL: none, or those of the run that
+   goes on. data: a list. validated: cases for validation, -1: there is no such thing. */
+bmvp_status resume_trained(resume_state *r, const char *command, const char *from, const char *data, int64_t cases,
+                           int64_t validated, bmvp_error *err);
 /* What to keep as "options" in the checkpoint; malloc, NULL: out of memory. */
 char *resume_keep(const resume_option *table, cli_option *opt, int n_opt, int64_t samples, int by_steps);
 
