@@ -4294,15 +4294,14 @@ struct attention_dot_rows {
     }
 };
 
-/* Tiles, and as much shared memory as the kernel needs: more than 48 KB must be asked for. */
+/* Tiles, and as much shared memory as the kernel needs */
 template <int W>
 static int attention_room(bmvp_ctx *c, attention *p, void (*kernel)(attention), int matrices, int scores, size_t *bytes)
 {
     typedef attention_tile<W> A;
     *bytes = (size_t)(matrices * A::MATRIX + scores * A::SCORES) * sizeof(float);
     p->tiles = ceil_div(p->t, A::ROWS);
-    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)*bytes),
-                 "shared memory of attention");
+    return shared_memory(c, kernel, *bytes);
 }
 template <int W> static void attention_run(bmvp_ctx *c, attention p, int64_t blocks)
 {
