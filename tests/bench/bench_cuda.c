@@ -126,8 +126,8 @@ static int ascending(const void *a, const void *b)
     const float x = *(const float *)a, y = *(const float *)b;
     return (x > y) - (x < y);
 }
-/* Median milliseconds of a call, by the host's clock around CALLS of them: the backend's stream does not wait for events
-   of the default one. Launches run ahead of the GPU; those of the first call are in the time. */
+/* Median milliseconds of a call, by the host's clock around CALLS of them: the backend's stream does not wait for
+   events of the default one. Launches run ahead of the GPU; those of the first call are in the time. */
 static double measure(bmvp_ctx *c, bmvp_tensor *y, int backward)
 {
     float ms[SAMPLES];
