@@ -706,8 +706,8 @@ BMVP_API const bmvp_ckpt_meta *bmvp_ckpt_find_meta(const bmvp_ckpt *ckpt, const 
    become equal; then nothing is changed. */
 BMVP_API bmvp_status bmvp_ckpt_strip(bmvp_ckpt *ckpt, const char *group, const char *prefix, bmvp_error *err);
 
-/* Whole tensor, row-major in the order of dim, little-endian as in the file. bytes must be entry->bytes. PyTorch files:
-   the record's CRC-32 is checked at its first use. */
+/* Whole tensor, row-major in the order of dim, its elements in the machine's byte order (files are little-endian).
+   bytes must be entry->bytes. PyTorch files: the record's CRC-32 is checked at its first use. */
 BMVP_API bmvp_status bmvp_ckpt_load(bmvp_ckpt *ckpt, int index, void *dst, int64_t bytes, bmvp_error *err);
 /* Elements [first, first + count) as float32: for instance one template out of all. Integers are rounded to float, bool
    is 0 or 1. */
@@ -736,8 +736,8 @@ BMVP_API bmvp_status bmvp_ckpt_writer_meta_int(bmvp_ckpt_writer *w, const char *
                                                bmvp_error *err);
 BMVP_API bmvp_status bmvp_ckpt_writer_meta_float(bmvp_ckpt_writer *w, const char *group, const char *name, double value,
                                                  bmvp_error *err);
-/* The next bytes of the tensor whose turn it is: all, or some at a time; never across the end of a tensor. Empty
-   tensors have no turn. */
+/* The next bytes of the tensor whose turn it is, elements in the machine's byte order: all, or some at a time; never
+   across the end of a tensor. Empty tensors have no turn. */
 BMVP_API bmvp_status bmvp_ckpt_writer_data(bmvp_ckpt_writer *w, const void *data, int64_t bytes, bmvp_error *err);
 /* The whole tensor whose turn it is, asked for in pieces of at most 1 MiB that hold whole elements. */
 BMVP_API bmvp_status bmvp_ckpt_writer_fetch(bmvp_ckpt_writer *w, bmvp_ckpt_fetch fetch, void *user, bmvp_error *err);
@@ -5775,6 +5775,20 @@ static int bmvpi_is_little_endian(void)
     return first == 1;
 }
 
+/* Elements as they lie in a file become the machine's, where they are. */
+static void bmvpi_le_native(void *data, int64_t numel, int64_t size)
+{
+    uint8_t *p = (uint8_t *)data;
+    int64_t i, k;
+    if (bmvpi_is_little_endian()) return;
+    for (i = 0; i < numel; i++, p += size)
+        for (k = 0; k < size / 2; k++) {
+            const uint8_t b = p[k];
+            p[k] = p[size - 1 - k];
+            p[size - 1 - k] = b;
+        }
+}
+
 /* Element count and bytes of a shape; 0 if it has more than BMVP_MAX_DIMS axes, a negative one, or does not fit. */
 static int bmvpi_ck_shape(bmvp_ckpt_entry *e, bmvp_dtype dtype, int64_t rank, const int64_t *dim)
 {
@@ -7173,8 +7187,6 @@ BMVP_API bmvp_status bmvp_ckpt_open(const char *path, const bmvp_allocator *a, b
     bmvpi_ckpt_file *f;
     bmvp_status s;
     *ckpt = NULL;
-    if (!bmvpi_is_little_endian())
-        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: checkpoints need a little-endian machine", path);
     f = (bmvpi_ckpt_file *)al.alloc(sizeof *f, al.user);
     if (!f) return bmvp_error_set(err, BMVP_E_OOM, "%.300s: out of memory", path);
     memset(f, 0, sizeof *f);
@@ -7282,13 +7294,18 @@ static bmvp_status bmvpi_ck_elements(bmvp_ckpt *ckpt, int index, int64_t first, 
 
 BMVP_API bmvp_status bmvp_ckpt_load(bmvp_ckpt *ckpt, int index, void *dst, int64_t bytes, bmvp_error *err)
 {
+    const bmvp_ckpt_entry *e;
+    bmvp_status s;
     if (index < 0 || index >= ckpt->n_entries)
         return bmvp_error_set(err, BMVP_E_ARG, "%.300s: has no tensor number %d", ckpt->path, index);
     if (bytes != ckpt->entry[index].bytes)
         return bmvp_error_set(err, BMVP_E_SHAPE, "%.250s: tensor '%.100s' has %lld bytes, room was given for %lld",
                               ckpt->path, ckpt->entry[index].name, (long long)ckpt->entry[index].bytes,
                               (long long)bytes);
-    return bmvpi_ck_elements(ckpt, index, 0, ckpt->entry[index].numel, dst, err);
+    e = &ckpt->entry[index];
+    s = bmvpi_ck_elements(ckpt, index, 0, e->numel, dst, err);
+    if (!s) bmvpi_le_native(dst, e->numel, bmvp_dtype_size(e->dtype));
+    return s;
 }
 
 static float bmvpi_float_of_bits(uint32_t bits)
@@ -7338,7 +7355,11 @@ BMVP_API bmvp_status bmvp_ckpt_load_f32(bmvp_ckpt *ckpt, int index, int64_t firs
         return bmvp_error_set(err, BMVP_E_SHAPE,
                               "%.250s: tensor '%.100s' has %lld elements; %lld from %lld on were asked for", ckpt->path,
                               e->name, (long long)e->numel, (long long)count, (long long)first);
-    if (e->dtype == BMVP_DTYPE_F32) return bmvpi_ck_elements(ckpt, index, first, count, dst, err);
+    if (e->dtype == BMVP_DTYPE_F32) {
+        s = bmvpi_ck_elements(ckpt, index, first, count, dst, err);
+        if (!s) bmvpi_le_native(dst, count, (int64_t)sizeof *dst);
+        return s;
+    }
     size = bmvp_dtype_size(e->dtype);
     raw = (uint8_t *)a->alloc((size_t)(count * size) + 1, a->user);
     if (!raw) return bmvpi_ck_oom(ckpt->file, err);
@@ -7620,6 +7641,7 @@ struct bmvp_ckpt_writer {
     uint64_t zip64_from;    /* sizes from here on need zip64 fields */
     int started;
     bmvpi_crc crc;
+    uint8_t turned[4096]; /* big-endian machines: data on their way into the file */
 };
 
 static bmvp_status bmvpi_cw_result(const bmvp_ckpt_writer *w, bmvp_error *err)
@@ -7644,8 +7666,6 @@ BMVP_API bmvp_status bmvp_ckpt_writer_begin(const char *path, bmvp_ckpt_format f
     bmvp_ckpt_writer *w;
     bmvp_status s;
     *writer = NULL;
-    if (!bmvpi_is_little_endian())
-        return bmvp_error_set(err, BMVP_E_UNSUPPORTED, "%.300s: checkpoints need a little-endian machine", path);
     if (format != BMVP_CKPT_SAFETENSORS && format != BMVP_CKPT_PT)
         return bmvp_error_set(err, BMVP_E_ARG, "%.300s: unknown checkpoint format %d", path, (int)format);
     w = (bmvp_ckpt_writer *)al.alloc(sizeof *w, al.user);
@@ -8216,6 +8236,24 @@ static void bmvpi_cw_start(bmvp_ckpt_writer *w)
     bmvpi_cw_turn(w);
 }
 
+static void bmvpi_cw_bytes(bmvp_ckpt_writer *w, int64_t at, const void *data, int64_t bytes)
+{
+    if (w->format == BMVP_CKPT_PT) bmvpi_cw_record_data(w, data, bytes);
+    else bmvpi_cw_put(w, at, data, bytes);
+}
+
+/* Big-endian machines: the bytes of each element in the other order, also where a piece ends within one. */
+static void bmvpi_cw_turned(bmvp_ckpt_writer *w, const bmvp_ckpt_entry *e, const uint8_t *data, int64_t bytes)
+{
+    const int64_t most = sizeof w->turned, size = bmvp_dtype_size(e->dtype);
+    int64_t i, at = w->done;
+    for (i = 0; i < bytes; i++, at++) {
+        const int64_t k = at % most;
+        w->turned[k ^ (size - 1)] = data[i]; /* sizes are powers of two */
+        if (k + 1 == most || at + 1 == e->bytes) bmvpi_cw_bytes(w, e->first + at - k, w->turned, k + 1);
+    }
+}
+
 BMVP_API bmvp_status bmvp_ckpt_writer_data(bmvp_ckpt_writer *w, const void *data, int64_t bytes, bmvp_error *err)
 {
     const bmvp_ckpt_entry *e;
@@ -8225,8 +8263,8 @@ BMVP_API bmvp_status bmvp_ckpt_writer_data(bmvp_ckpt_writer *w, const void *data
     if (!e) bmvpi_cw_fail(w, BMVP_E_STATE, "more data than the tensors declared", NULL);
     else if (bytes < 0 || bytes > e->bytes - w->done)
         bmvpi_cw_fail(w, BMVP_E_ARG, "data reach over the end of tensor", e->name);
-    else if (w->format == BMVP_CKPT_PT) bmvpi_cw_record_data(w, data, bytes);
-    else bmvpi_cw_put(w, e->first + w->done, data, bytes);
+    else if (bmvpi_is_little_endian()) bmvpi_cw_bytes(w, e->first + w->done, data, bytes);
+    else bmvpi_cw_turned(w, e, (const uint8_t *)data, bytes);
     if (!w->kept.status && (w->done += bytes) == e->bytes) {
         if (w->format == BMVP_CKPT_PT) bmvpi_cw_record_end(w);
         w->current++;

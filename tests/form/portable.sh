@@ -1,7 +1,7 @@
 #!/bin/sh
 # portable.sh - the same headers on processors that this machine is not: x86-64 without AVX, without AVX2, without AVX-512, and arm64 with
 # NEON, in QEMU's user-mode emulation; built without threads; and where pointers, byte order or the C library are others: x86 of 32 bits, armhf,
-# s390x, musl. `make portable` calls it, with the tests of bmvp_tensor.h made as usual.
+# s390x, musl, TCC, WebAssembly; what clang says for macOS, FreeBSD and MSVC. `make portable` calls it, with the tests of bmvp_tensor.h made as usual.
 # Emulation is 20 to 50 times slower than the processor, so parts of the tests are run, chosen to meet every kernel, the x86-64 processors
 # beside the rest: some minutes on two cores.
 # What is not installed is skipped, with the line that installs it.
@@ -17,6 +17,7 @@ ARM_ROOT=${ARM_ROOT:-/usr/aarch64-linux-gnu}
 BIG="mlp matmul attention batchnorm" # larger shapes, where work is cut into pieces: where kernels are that this processor does not run
 export BMVP_DATA=none
 STEPS=3 # of pre-training: of one size each, 20 seconds where AVX2 is emulated
+LINK="-lm -lpthread" EXE= # of build_all
 ROOT=$T # the lane beside has a T of its own
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -83,6 +84,21 @@ losses()
     echo "$on: $(cat "$T/line")"
 }
 
+# copies MACHINE COMMAND...: checkpoints that it reads and writes, from one format to the other, are byte by byte those written here
+copies()
+{
+    on=$1
+    shift
+    for from in tests/fixtures/io/plain.safetensors tests/fixtures/io/release.pt tests/fixtures/nets/uniformer_tiny.safetensors; do
+        for to in safetensors pt; do
+            if "$ROOT/copy_here" $from "$T/here.$to" $to >"$T/said" 2>&1 && "$@" $from "$T/there.$to" $to >"$T/said" 2>&1 &&
+                cmp "$T/here.$to" "$T/there.$to" >"$T/said" 2>&1; then pass
+            else fail "$on: $from as $to is not what it is here" "$T/said"
+            fi
+        done
+    done
+}
+
 # ---- programs of our own: the level, single instructions, some steps of pre-training ------------------------------------------
 
 cat >"$T/level.c" <<'END'
@@ -112,9 +128,41 @@ int main(int argc, char **argv)
     }
 }
 END
+# copy IN OUT FORMAT: every tensor and all metadata of a checkpoint, read and written as elements of this machine
+cat >"$T/copy.c" <<'END'
+#include "bmvp_tensor.h"
+#include "bmvp_nn.h"
+#include <stdio.h>
+#include <stdlib.h>
+int main(int argc, char **argv)
+{
+    bmvp_ckpt *in = NULL;
+    bmvp_ckpt_writer *out = NULL;
+    bmvp_error e;
+    int i;
+    if (argc != 4 || bmvp_ckpt_open(argv[1], NULL, &in, &e)) return fprintf(stderr, "%s\n", e.message), 1;
+    if (bmvp_ckpt_writer_begin(argv[2], *argv[3] == 'p' ? BMVP_CKPT_PT : BMVP_CKPT_SAFETENSORS, NULL, &out, &e)) return 1;
+    for (i = 0; i < in->n_entries; ++i)
+        bmvp_ckpt_writer_add(out, in->entry[i].group, in->entry[i].name, in->entry[i].dtype, in->entry[i].rank, in->entry[i].dim, NULL);
+    for (i = 0; i < in->n_meta; ++i)
+        bmvp_ckpt_writer_meta(out, in->meta[i].group, in->meta[i].name, in->meta[i].kind, in->meta[i].value, NULL);
+    for (i = 0; i < in->n_entries; ++i) {
+        const int64_t bytes = in->entry[i].bytes, part = bytes > 3 ? 3 : 0; /* a piece may end within an element */
+        char *p = (char *)malloc((size_t)bytes + 1);
+        if (!p || bmvp_ckpt_load(in, i, p, bytes, &e)) return fprintf(stderr, "%s\n", e.message), 1;
+        bmvp_ckpt_writer_data(out, p, part, NULL);
+        bmvp_ckpt_writer_data(out, p + part, bytes - part, NULL);
+        free(p);
+    }
+    bmvp_ckpt_close(in);
+    if (bmvp_ckpt_writer_finish(out, &e)) return fprintf(stderr, "%s\n", e.message), 1;
+    return 0;
+}
+END
 # They are linked with the implementation that the tests have.
 program_of bmvp_ssl.h | sed -e "s/i < 10 &&/i < $STEPS \&\&/" -e '/define BMVP_IMPLEMENTATION/d' >"$T/losses.c"
 silent "the level's program" $CC $FLAGS "$T/level.c" build/library.o -o "$T/level" $GZ -lm -lpthread
+silent "the copying program" $CC $FLAGS "$T/copy.c" build/library.o -o "$T/copy_here" $GZ -lm -lpthread
 check "the example program of bmvp_ssl.h" $CC $FLAGS "$T/losses.c" build/library.o -o "$T/losses_here" $GZ -lm -lpthread
 "$T/losses_here" >"$T/losses.here"
 echo "this processor, $(uname -m): the library chooses $("$T/level")"
@@ -124,7 +172,8 @@ echo "this processor, $(uname -m): the library chooses $("$T/level")"
 arm() { qemu-aarch64 -L "$ARM_ROOT" "$@"; }
 arm_program() { echo 'int main(void) { return 0; }' >"$T/a.c" && "$@" "$T/a.c" -o "$T/arm_empty" >/dev/null 2>&1; }
 
-# build_all FOLDER COMPILER...: the programs of $wanted and the two above in the folder; what the compiler says of each is kept beside it
+# build_all FOLDER COMPILER...: the programs of $wanted and the three above in the folder, with $LINK, named ..$EXE; what the compiler says of
+# each is kept beside it
 build_all()
 {
     mkdir -p "$1"
@@ -133,10 +182,11 @@ build_all()
     "$@" $FLAGS -c tests/support/inside.c -o "$into/inside.o" >"$into/inside.o.said" 2>&1
     for t in $wanted; do
         case $t in nifti | grids) inside= ;; *) inside=$into/inside.o ;; esac # those hold an implementation
-        "$@" $FLAGS tests/unit/test_$t.c $inside -o "$into/test_$t" -lm -lpthread >"$into/test_$t.said" 2>&1
+        "$@" $FLAGS tests/unit/test_$t.c $inside -o "$into/test_$t$EXE" $LINK >"$into/test_$t$EXE.said" 2>&1
     done
-    "$@" $FLAGS "$ROOT/level.c" "$into/inside.o" -o "$into/level" -lm -lpthread >"$into/level.said" 2>&1
-    "$@" $FLAGS -Wno-conversion "$ROOT/losses.c" "$into/inside.o" -o "$into/losses" -lm -lpthread >"$into/losses.said" 2>&1
+    "$@" $FLAGS "$ROOT/level.c" "$into/inside.o" -o "$into/level$EXE" $LINK >"$into/level$EXE.said" 2>&1
+    "$@" $FLAGS "$ROOT/copy.c" "$into/inside.o" -o "$into/copy$EXE" $LINK >"$into/copy$EXE.said" 2>&1
+    "$@" $FLAGS -Wno-conversion "$ROOT/losses.c" "$into/inside.o" -o "$into/losses$EXE" $LINK >"$into/losses$EXE.said" 2>&1
 }
 # built MACHINE FOLDER: all of them are there, without a word of warning
 built()
@@ -198,6 +248,7 @@ other()
     build_all "$T/$cc" "$cc"
     built "$on" "$T/$cc"
     losses "$on" "$@" "$T/$cc/losses"
+    copies "$on" "$@" "$T/$cc/copy"
     for t in $wanted; do
         case $t in ops) word="op " ;; *) word= ;; esac
         run_tests "$on" test_$t "$word" "$@" "$T/$cc/test_$t" "$word"
@@ -210,8 +261,54 @@ others()
     other "musl" musl-gcc
     other "x86, 32 bits" i686-linux-gnu-gcc
     other "armhf" arm-linux-gnueabihf-gcc qemu-arm
-    wanted="json nifti" # checkpoints are refused
+    wanted="json checkpoint hostile nifti"
     other "s390x (big-endian)" s390x-linux-gnu-gcc qemu-s390x
+}
+
+# web PROGRAM WORDS...: a program of Emscripten's in node; only old versions of node need the switch
+web() { node $NODE_FLAGS "$@"; }
+wasm()
+{
+    on="WebAssembly (emcc, node)"
+    if ! has emcc || ! has node; then skip "$on: no emcc or node. Fix: apt-get install emscripten nodejs"; return; fi
+    NODE_FLAGS=
+    if node --no-experimental-fetch -e 0 >/dev/null 2>&1; then NODE_FLAGS=--no-experimental-fetch; fi
+    FLAGS="-std=c99 -O1 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -DBMVP_NIFTI_NO_GZIP -DBMVP_NO_THREADS -DBMVP_NO_SIMD -I."
+    LINK="-lm -sALLOW_MEMORY_GROWTH=1 -sNODERAWFS=1 -sEXIT_RUNTIME=1 -sTOTAL_STACK=4MB" EXE=.js
+    wanted="json checkpoint nifti"
+    build_all "$T/wasm" emcc
+    built "$on" "$T/wasm"
+    losses "$on" web "$T/wasm/losses.js"
+    copies "$on" web "$T/wasm/copy.js"
+    for t in $wanted; do run_tests "$on" test_$t "" web "$T/wasm/test_$t.js"; done
+    LINK="-lm -lpthread" EXE=
+}
+
+# It knows no vectors of C and no atomics. (test_ops: its 0.9.27 loses the first of variable arguments where a struct is returned.)
+tcc_row()
+{
+    if ! has tcc; then skip "TCC: none. Fix: apt-get install tcc"; return; fi
+    FLAGS="-std=c99 -DBMVP_NIFTI_NO_GZIP -DBMVP_NO_THREADS -D_FILE_OFFSET_BITS=64 -I."
+    wanted="json checkpoint nifti"
+    other "TCC" tcc
+}
+
+# What clang's front end says for systems that are not there to be run: the program for macOS and FreeBSD with musl's headers in place of theirs,
+# the headers for MSVC with those of mingw-w64 (whose declarations say noreturn where only GNU's compilers take it).
+front_ends()
+{
+    MUSL=${MUSL:-/usr/include/$(uname -m)-linux-musl} MINGW_H=${MINGW_H:-/usr/share/mingw-w64/include}
+    if ! has clang; then skip "macOS, FreeBSD, MSVC: no clang. Fix: apt-get install clang"; return; fi
+    strict="-fsyntax-only -std=c99 -Wall -Wextra -DBMVP_NIFTI_NO_GZIP -I. -Iexamples/bmvp"
+    for target in arm64-apple-macos11 x86_64-unknown-freebsd13; do
+        if [ ! -f "$MUSL/stdio.h" ]; then skip "$target: no $MUSL. Fix: apt-get install musl-tools"; continue; fi
+        silent "$target: the program" clang --target=$target $strict -D_FILE_OFFSET_BITS=64 -nostdlibinc -isystem "$MUSL" \
+            examples/bmvp.c examples/bmvp/*/*.c examples/bmvp/library.c
+    done
+    if [ ! -f "$MINGW_H/_mingw.h" ]; then skip "MSVC: no $MINGW_H. Fix: apt-get install mingw-w64"; return; fi
+    for word in NORETURN DEPRECATED; do printf '#undef __MINGW_ATTRIB_%s\n#define __MINGW_ATTRIB_%s\n' $word $word; done >"$T/msvc.h"
+    silent "MSVC: the headers" clang --target=x86_64-pc-windows-msvc $strict -include _mingw.h -include "$T/msvc.h" -isystem "$MINGW_H" \
+        -x c examples/bmvp/library.c
 }
 
 lane()
@@ -225,6 +322,9 @@ lane()
         if has clang && arm_program clang --target=aarch64-linux-gnu; then arm_clang; else skip "arm64, clang: none. Fix: apt-get install clang"; fi
     fi
     without_threads
+    front_ends
+    wasm
+    tcc_row
     others
     echo "$passed $failed $skipped" >"$ROOT/counts"
 }

@@ -87,7 +87,13 @@ static inline void value_bytes(int k, int64_t i, bmvp_dtype t, void *out)
     if (t == BMVP_DTYPE_F32) memcpy(out, &f, 4);
     else if (t == BMVP_DTYPE_F64) memcpy(out, &d, 8);
     else if (t == BMVP_DTYPE_F16 || t == BMVP_DTYPE_BF16) memcpy(out, &half, 2);
-    else memcpy(out, &n, (size_t)bmvp_dtype_size(t)); /* little-endian, two's complement */
+    else { /* the low bytes, in the machine's order */
+        const uint64_t low = (uint64_t)n << (64 - 8 * bmvp_dtype_size(t));
+        const int one = 1;
+        char first;
+        memcpy(&first, &one, 1);
+        memcpy(out, first ? (const void *)&n : (const void *)&low, (size_t)bmvp_dtype_size(t));
+    }
 }
 
 static inline int find(const bmvp_ckpt *c, const char *group, const char *name)

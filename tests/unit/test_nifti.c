@@ -162,6 +162,11 @@ static void test_full_disk_keeps_the_old_file(void) {
     small = before;
     small.rlim_cur = 2000;
     CHECK(setrlimit(RLIMIT_FSIZE, &small) == 0);
+    if (getrlimit(RLIMIT_FSIZE, &small) || small.rlim_cur != 2000) {
+        check_skip("this system has no limit of file size");
+        bmvp_nii_image_free(&im);
+        return;
+    }
     CHECK_FAILS(bmvp_nii_write(in_folder("old.nii"), &im, NULL, &err), E_IO, "old.nii: writing failed");
     CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
     signal(SIGXFSZ, handler);
