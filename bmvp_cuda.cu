@@ -26,9 +26,9 @@
        >>optimizer >>table
 
    CONVENTIONS
-       Order      all work goes to the backend's one stream, in the order of the calls, from the thread that made the
-       backend; exchanges with
-                  other ranks go to a second one, and events keep the order.
+       Order      all work goes to the backend's one stream, in the order of the calls, from one thread at a time;
+                  exchanges with other ranks go to a second one, and events keep the order. Calls make the backend's GPU
+                  the thread's (cudaSetDevice) and leave it so.
        Bits       no float atomics: what is scattered is counted in whole numbers (grid_sample3d); work is cut by shape,
                   partial sums are added in fixed order: two runs on one kind of GPU are equal. Sums over ranks are in
                   NCCL's order: equal with the same GPUs and NCCL.
@@ -64,6 +64,7 @@
 #define BMVPI_UNROLLED _Pragma("unroll")
 #define BMVPI_ROLLED _Pragma("unroll 1")
 #define BMVPI_UNROLLED_BY_4 _Pragma("unroll 4")
+#define BMVPI_ALIGNED(address, bytes) ((void)0) /* the device says so itself */
 #define BMVPI_MANY_TILES 256 /* two for each multiprocessor of an H100 */
 #define BMVPI_PRODUCT_SPACE (32 << 20) /* bytes of workspace for cuBLASLt: what an H100's split sums take */
 #define BMVPI_STAGE_MOST (1 << 26) /* bytes: all that a real step uploads */
@@ -79,6 +80,12 @@ namespace bmvpi_cuda {
 
 struct product; /* how cuBLASLt makes products of one shape, see >>gemm */
 enum { PRODUCT_LISTS = 256 };
+/* Dynamic shared memory that a kernel may be launched with */
+struct shared_most {
+    const void *kernel;
+    size_t bytes;
+    shared_most *next;
+};
 /* Pinned memory that uploads go through, so that they need not wait: two halves in turn. `half_free` is when the half's
    copies are done. A recorded step's go to the halves' mirrors on the device first, in one piece and on a stream of
    their own, while the step before is computed. */
@@ -89,19 +96,23 @@ struct staging {
     int64_t size, used; /* of a half; of the one in use */
     int64_t sent;       /* of the one in use: what is in its mirror, or went without */
     int64_t asked;      /* since the last step began */
+    int64_t wanted;     /* by the step before */
     int now;
 };
 
 /* A step held back as a CUDA graph, which is made once and given each step's arguments. Passes of several kinds take
-   turns (with an update or without, of more cases or fewer): a graph is kept for each of a few, known by its number of
-   nodes. */
-enum { GRAPHS = 4 };
+   turns (with an update or without, of more cases or fewer, with other modalities): a graph is kept for each of the
+   kinds that were met last. A kind is the sequence of nodes: of kernels, products and copies, whatever their arguments.
+   */
+enum { GRAPHS = 16 };
 struct recording {
-    struct { cudaGraphExec_t graph; size_t nodes; } kept[GRAPHS];
-    int oldest;
-    int on;      /* the stream is recorded now */
+    struct { cudaGraphExec_t graph; uint64_t kind; int64_t last; } kept[GRAPHS]; /* last: the step that used it */
+    int64_t steps;
+    uint64_t kind;     /* of what is recorded, so far */
+    bmvp_ctx *by; /* whose step the stream records now, or NULL */
     /* memory came or went: the next step is not recorded, since it may do so, too, and that is not allowed then */
     int changed;
+    int told; /* that a step was cut: said once */
 };
 
 /* Numbers on their way to the host: ticket t has place t % BMVP_TICKETS. */
@@ -115,12 +126,14 @@ struct mailbox {
 struct state {
     bmvp_backend backend; /* what bmvp_cuda_backend returns points here */
     bmvp_device device;
+    int number;           /* of the GPU */
     char name[16];
     cudaStream_t stream;
     cublasHandle_t blas;
     cublasLtHandle_t lt;
     product *products[PRODUCT_LISTS]; /* by a hash of the shape */
-    void *product_space;              /* of BMVPI_PRODUCT_SPACE bytes, from the first product on */
+    void *product_space;              /* of BMVPI_PRODUCT_SPACE bytes, for cuBLAS and cuBLASLt */
+    shared_most *shared;
     staging stage;
     recording capture;
     mailbox mail;
@@ -139,10 +152,22 @@ static int check(bmvp_ctx *c, cudaError_t e, const char *what)
     return 0;
 }
 
+/* The backend's GPU becomes the thread's: another backend or library may have made another one that meanwhile, and what
+   goes to the wrong GPU fails or takes its memory. Tens of nanoseconds where nothing changes. */
+static int use(bmvp_ctx *c) { return check(c, cudaSetDevice(of(c)->number), "the backend's GPU"); }
+
+/* What comes next in a recorded step: the address of a kernel, or a number that is as good */
+static void capture_node(state *s, uint64_t node)
+{
+    if (s->capture.by) s->capture.kind = (s->capture.kind ^ node) * 1099511628211u;
+}
+
 /* Launches on the backend's stream; a failure is recorded with the kernel's name. Failures of kernels that run already
    show here, too. */
 #define BMVPI_RUN(c, kernel, grid, block, shared, ...) \
     do { \
+        (void)bmvpi_cuda::use(c); \
+        bmvpi_cuda::capture_node(bmvpi_cuda::of(c), (uint64_t)(uintptr_t)&kernel); \
         BMVPI_LAUNCH(kernel, grid, block, shared, bmvpi_cuda::of(c)->stream, __VA_ARGS__); \
         bmvpi_cuda::check(c, cudaGetLastError(), "launch of " #kernel ", or a kernel before it"); \
     } while (0)
@@ -228,15 +253,20 @@ static __device__ __forceinline__ void put_pair(const sink &y, int64_t i, float 
 /* N neighbours, read and written at once; of 4 the first is a multiple of 4 from an address that is a multiple of 16
    bytes (tensors and workspaces start at such) */
 template <class S, int N> struct alignas(sizeof(S) * N) piece { S v[N]; };
+template <class S, int N> static __device__ __forceinline__ piece<S, N> *pieces(const void *p)
+{
+    BMVPI_ALIGNED(p, sizeof(S) * N);
+    return (piece<S, N> *)p;
+}
 template <int N> static __device__ __forceinline__ void load(const view &x, int64_t i, float *v)
 {
     if (N == 1) v[0] = x[i];
     else if (x.half) {
-        const piece<uint16_t, N> h = ((const piece<uint16_t, N> *)x.p)[i / N];
+        const piece<uint16_t, N> h = pieces<uint16_t, N>(x.p)[i / N];
         BMVPI_UNROLLED
         for (int e = 0; e < N; ++e) v[e] = value(h.v[e]);
     } else {
-        const piece<float, N> f = ((const piece<float, N> *)x.p)[i / N];
+        const piece<float, N> f = pieces<float, N>(x.p)[i / N];
         BMVPI_UNROLLED
         for (int e = 0; e < N; ++e) v[e] = f.v[e];
     }
@@ -256,12 +286,12 @@ template <int N> static __device__ __forceinline__ void store(const sink &y, int
         piece<uint32_t, N / 2 + N % 2> h;
         BMVPI_UNROLLED
         for (int e = 0; e < N / 2; ++e) h.v[e] = round_bf16(sum[2 * e], sum[2 * e + 1]);
-        ((piece<uint32_t, N / 2 + N % 2> *)y.p)[i / N] = h;
+        pieces<uint32_t, N / 2 + N % 2>(y.p)[i / N] = h;
     } else {
         piece<float, N> f;
         BMVPI_UNROLLED
         for (int e = 0; e < N; ++e) f.v[e] = sum[e];
-        ((piece<float, N> *)y.p)[i / N] = f;
+        pieces<float, N>(y.p)[i / N] = f;
     }
 }
 
@@ -336,20 +366,27 @@ static void copy(bmvp_ctx *c, const view &x, const sink &y, int64_t n, int add) 
 
 /* >>capture ------------------------------------------------------------------------------------------------------- */
 
-/* The kept graph of `recorded`'s kind becomes it: by new arguments if the nodes are the same, else it is made anew, in
-   place of the oldest one where none is of its kind. NULL and a failure. */
+static int capture_check(bmvp_ctx *c, cudaError_t e)
+{
+    if (e == cudaSuccess) return 1;
+    bmvp_fail(c, e == cudaErrorMemoryAllocation ? BMVP_E_OOM : BMVP_E_INTERNAL,
+              "cuda: recording of a step: %s; bmvp_config.graph 0 (--graph 0) goes without", cudaGetErrorString(e));
+    return 0;
+}
+/* The kept graph of `recorded`'s kind becomes it, by new arguments; where there is none, or it does not take them, it
+   is made anew, in the place of the one that was not used for longest. NULL and a failure. */
 static cudaGraphExec_t capture_take(bmvp_ctx *c, cudaGraph_t recorded)
 {
     recording *k = &of(c)->capture;
     cudaGraphExecUpdateResultInfo info;
-    size_t nodes = 0;
-    int i;
-    if (!check(c, cudaGraphGetNodes(recorded, NULL, &nodes), "graph of a step")) return NULL;
-    for (i = 0; i < GRAPHS && !(k->kept[i].graph && k->kept[i].nodes == nodes); ++i) {}
-    if (i == GRAPHS) {
-        i = k->oldest;
-        k->oldest = (i + 1) % GRAPHS;
-    } else if (cudaGraphExecUpdate(k->kept[i].graph, recorded, &info) == cudaSuccess) return k->kept[i].graph;
+    int i, found = 0;
+    for (i = 1; i < GRAPHS; ++i) if (k->kept[i].last < k->kept[found].last) found = i;
+    for (i = 0; i < GRAPHS; ++i) if (k->kept[i].graph && k->kept[i].kind == k->kind) found = i;
+    i = found;
+    k->kept[i].last = ++k->steps;
+    if (k->kept[i].graph && k->kept[i].kind == k->kind &&
+        cudaGraphExecUpdate(k->kept[i].graph, recorded, &info) == cudaSuccess)
+        return k->kept[i].graph;
     (void)cudaGetLastError(); /* else it would be found after the next launch */
     if (k->kept[i].graph) {
         /* it may still run */
@@ -357,8 +394,8 @@ static cudaGraphExec_t capture_take(bmvp_ctx *c, cudaGraph_t recorded)
         (void)cudaGraphExecDestroy(k->kept[i].graph);
         k->kept[i].graph = NULL;
     }
-    k->kept[i].nodes = nodes;
-    return check(c, cudaGraphInstantiate(&k->kept[i].graph, recorded, 0), "graph of a step") ? k->kept[i].graph : NULL;
+    k->kept[i].kind = k->kind;
+    return capture_check(c, cudaGraphInstantiate(&k->kept[i].graph, recorded, 0)) ? k->kept[i].graph : NULL;
 }
 static void capture_free(recording *k)
 {
@@ -387,19 +424,31 @@ static int stage_mirror(bmvp_ctx *c)
            check(c, cudaStreamWaitEvent(of(c)->stream, g->mirrored, 0), "event");
 }
 /* Launches what was recorded. Whatever may not be recorded (waits, device memory that comes or goes) calls this first,
-   so that the rest of the step goes to the stream call by call. */
-static void capture_end(bmvp_ctx *c)
+   so that the rest of the step goes to the stream call by call. That may be another context of the backend than the one
+   whose step it is: that one is told of failures, and its own do not lose the step. */
+static void capture_end(bmvp_ctx *other)
 {
-    state *s = of(c);
+    state *s = of(other);
+    bmvp_ctx *c = s->capture.by;
     cudaGraph_t recorded = NULL;
     cudaGraphExec_t graph = NULL;
-    if (!s->capture.on) return;
-    s->capture.on = 0;
-    if (!check(c, cudaStreamEndCapture(s->stream, &recorded), "recording of a step")) (void)cudaGetLastError();
+    if (!c) return;
+    s->capture.by = NULL;
+    (void)use(c);
+    if (!capture_check(c, cudaStreamEndCapture(s->stream, &recorded))) (void)cudaGetLastError();
     if (!bmvp_failed(c)) graph = capture_take(c, recorded);
     if (graph && stage_mirror(c)) check(c, cudaGraphLaunch(graph, s->stream), "launch of a step");
     if (recorded) (void)cudaGraphDestroy(recorded);
     mail_launched(c);
+}
+/* The same before the step's end, which costs what the graph would have saved. */
+static void capture_cut(bmvp_ctx *c, const char *why)
+{
+    recording *k = &of(c)->capture;
+    if (k->by && !k->told)
+        bmvp_log(k->by, "cuda: a recorded step is cut where %s; its rest goes to the GPU call by call", why);
+    if (k->by) k->told = 1;
+    capture_end(c);
 }
 
 /* >>nccl: several GPUs, a process each ----------------------------------------------------------------------------- */
@@ -501,6 +550,7 @@ static bmvp_status nccl_exchange(const bmvp_comm *m, const char *what, int join,
     nccl *n = (nccl *)m->user;
     ncclResult_t r = ncclSuccess, end;
     bmvp_status st = nccl_look(n, seconds(), what, &r, err);
+    if (!st) st = nccl_cuda(n, cudaSetDevice(n->s->number), what, err);
     if (!st) st = nccl_cuda(n, cudaEventRecord(n->ready, n->s->stream), what, err);
     if (!st) st = nccl_cuda(n, cudaStreamWaitEvent(n->stream, n->ready, 0), what, err);
     if (st) return st;
@@ -593,13 +643,14 @@ static int ranks_idle(bmvp_ctx *c)
 
 static void nccl_free(nccl *n)
 {
+    if (n->s) (void)cudaSetDevice(n->s->number);
     if (n->comm) (void)ncclCommAbort(n->comm);
     if (n->flag) (void)cudaFree(n->flag);
     if (n->ready) (void)cudaEventDestroy(n->ready);
     if (n->done) (void)cudaEventDestroy(n->done);
     if (n->here) (void)cudaEventDestroy(n->here);
     if (n->stream) (void)cudaStreamDestroy(n->stream);
-    if (n->s->ranks == n) n->s->ranks = NULL;
+    if (n->s && n->s->ranks == n) n->s->ranks = NULL;
     free(n);
 }
 
@@ -607,7 +658,8 @@ static bmvp_status nccl_open(nccl *n, const unsigned char id[128], bmvp_error *e
 {
     ncclUniqueId same;
     ncclConfig_t k = NCCL_CONFIG_INITIALIZER;
-    cudaError_t e = cudaStreamCreateWithFlags(&n->stream, cudaStreamNonBlocking);
+    cudaError_t e = cudaSetDevice(n->s->number);
+    if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&n->stream, cudaStreamNonBlocking);
     if (e == cudaSuccess) e = cudaEventCreateWithFlags(&n->ready, cudaEventDisableTiming);
     if (e == cudaSuccess) e = cudaEventCreateWithFlags(&n->done, cudaEventDisableTiming);
     if (e == cudaSuccess) e = cudaEventCreateWithFlags(&n->here, cudaEventDisableTiming);
@@ -639,9 +691,21 @@ static void nccl_describe(nccl *n, bmvp_comm *m)
     m->on_device = 1;
 }
 
+/* The backend goes before the communicator was left: it is given up, and what is still called of it fails. */
+static void ranks_forget(state *s)
+{
+    bmvp_error err;
+    nccl *n = s->ranks;
+    if (!n) return;
+    (void)nccl_fail(n, &err, BMVP_E_STATE, "release", "the backend was released before bmvp_cuda_comm_leave");
+    n->s = NULL;
+    s->ranks = NULL;
+}
+
 #else
 static int ranks_done(bmvp_ctx *, cudaEvent_t) { return 1; }
 static int ranks_idle(bmvp_ctx *) { return 1; }
+static void ranks_forget(state *) {}
 #endif
 
 /* >>memory -------------------------------------------------------------------------------------------------------- */
@@ -650,7 +714,8 @@ static void *memory_alloc(bmvp_ctx *c, int64_t bytes)
 {
     void *p = NULL;
     cudaError_t e;
-    capture_end(c);
+    capture_cut(c, "device memory is made");
+    (void)use(c);
     of(c)->capture.changed = 1;
     e = bytes < 0 ? cudaErrorMemoryAllocation : cudaMalloc(&p, (size_t)larger(bytes, 1));
     if (e == cudaSuccess) return p;
@@ -661,34 +726,36 @@ static void *memory_alloc(bmvp_ctx *c, int64_t bytes)
 }
 static void memory_free(bmvp_ctx *c, void *p)
 {
-    capture_end(c);
+    capture_cut(c, "device memory is freed");
+    (void)use(c);
     of(c)->capture.changed = 1;
     (void)ranks_idle(c);
     (void)cudaFree(p); /* waits for the kernels that use it */
 }
 static void memory_sync(bmvp_ctx *c)
 {
-    capture_end(c);
-    if (ranks_done(c, NULL))
+    capture_cut(c, "the host waits for it");
+    if (use(c) && ranks_done(c, NULL))
         check(c, cudaStreamSynchronize(of(c)->stream), "a kernel or copy before this point failed");
 }
 /* Bytes of the device to the host: waits. 1: they are there. */
 static int fetch(bmvp_ctx *c, void *host, const void *from, int64_t bytes)
 {
-    capture_end(c);
-    if (!ranks_done(c, NULL)) return 0; /* before the copy, which waits, too */
+    capture_cut(c, "a result is read");
+    if (!use(c) || !ranks_done(c, NULL)) return 0; /* before the copy, which waits, too */
     if (check(c, cudaMemcpyAsync(host, from, (size_t)bytes, cudaMemcpyDeviceToHost, of(c)->stream), "download"))
         memory_sync(c);
     return !bmvp_failed(c);
 }
 
-enum { STAGE_LEAST = BMVPI_STAGE_MOST >> 6, STAGE_MOST = BMVPI_STAGE_MOST }; /* bytes of a half */
+/* Bytes of a half: the least; what calls outside of recorded steps make of it, and a piece that is copied at once; what
+   a recorded step can make of it, which needs all of its uploads in one half */
+enum { STAGE_LEAST = BMVPI_STAGE_MOST >> 6, STAGE_MOST = BMVPI_STAGE_MOST, STAGE_LIMIT = 16 * STAGE_MOST };
 
 /* The other half, once the copies out of it are done. */
 static int stage_turn(bmvp_ctx *c)
 {
     state *s = of(c);
-    capture_end(c);
     if (s->stage.size == 0) return 1;
     if (!check(c, cudaEventRecord(s->stage.half_free[s->stage.now], s->stream), "event")) return 0;
     s->stage.now ^= 1;
@@ -734,16 +801,21 @@ static int stage_grow(bmvp_ctx *c, int64_t bytes)
 static char *stage_room(bmvp_ctx *c, int64_t bytes)
 {
     staging *g = &of(c)->stage;
-    g->asked += bytes;
-    if (g->used + bytes > g->size && !(g->size < STAGE_MOST ? stage_grow(c, bytes) : stage_turn(c))) return NULL;
-    g->used += ceil_div(bytes, 64) * 64;
-    return g->half[g->now] + g->used - ceil_div(bytes, 64) * 64;
+    const int64_t place = ceil_div(bytes, 64) * 64;
+    g->asked += place;
+    if (g->used + place > g->size) {
+        capture_cut(c, "its uploads do not fit into the pinned memory, which grows to 16 times 64 MB");
+        if (!(g->size < STAGE_MOST ? stage_grow(c, place) : stage_turn(c))) return NULL;
+    }
+    g->used += place;
+    return g->half[g->now] + g->used - place;
 }
 /* A piece of the half in use to the device; in a recorded step from its mirror, which will be there. */
 static void stage_copy(bmvp_ctx *c, char *to, const char *room, int64_t bytes)
 {
     staging *g = &of(c)->stage;
-    if (of(c)->capture.on && g->mirror[g->now]) {
+    if (of(c)->capture.by && g->mirror[g->now]) {
+        capture_node(of(c), 1);
         check(c,
               cudaMemcpyAsync(to, g->mirror[g->now] + (room - g->half[g->now]), (size_t)bytes, cudaMemcpyDeviceToDevice,
                               of(c)->stream),
@@ -757,6 +829,7 @@ static void stage_copy(bmvp_ctx *c, char *to, const char *room, int64_t bytes)
 static int send(bmvp_ctx *c, void *to, const void *host, int64_t bytes)
 {
     int64_t at, piece;
+    (void)use(c);
     for (at = 0; at < bytes && !bmvp_failed(c); at += piece) {
         char *room = stage_room(c, piece = smaller(bytes - at, STAGE_MOST));
         if (!room) return 0;
@@ -780,17 +853,24 @@ static void memory_read(bmvp_ctx *c, float *host, const float *from, int64_t n)
 static void capture_begin(bmvp_ctx *c)
 {
     state *s = of(c);
-    const int64_t asked = s->stage.asked;
+    const int64_t wanted = smaller(s->stage.wanted, STAGE_LIMIT);
     int changed;
-    if (s->capture.on || bmvp_failed(c)) return;
+    if (s->capture.by || bmvp_failed(c) || !use(c)) return;
     s->stage.asked = 0;
-    if (asked > s->stage.size && s->stage.size < STAGE_MOST && !stage_grow(c, smaller(asked, STAGE_MOST))) return;
+    if (wanted > s->stage.size && !stage_grow(c, wanted)) return;
     changed = s->capture.changed;
     s->capture.changed = 0;
     if (changed) bmvp_log(c, "cuda: memory came or went in the step before, so this one is not recorded");
     if (changed || !stage_turn(c)) return;
-    s->capture.on =
-        check(c, cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "recording of a step");
+    /* relaxed: a kernel whose first launch is recorded is loaded then, which the other modes may refuse */
+    if (capture_check(c, cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeRelaxed))) s->capture.by = c;
+    s->capture.kind = 0;
+}
+/* What the step has uploaded is what the next one will. */
+static void capture_finish(bmvp_ctx *c)
+{
+    capture_end(c);
+    of(c)->stage.wanted = of(c)->stage.asked;
 }
 
 /* place[i] = x[i][0], or 0: the host reads them once the event behind it has come. For each of them. */
@@ -813,7 +893,7 @@ static void mail_free(mailbox *m)
 static int mail_make(bmvp_ctx *c)
 {
     mailbox *m = &of(c)->mail;
-    capture_end(c);
+    capture_cut(c, "memory for results is made");
     of(c)->capture.changed = 1;
     if (check(c, cudaMallocHost((void **)&m->place, BMVP_TICKETS * BMVP_POST_MOST * sizeof *m->place),
               "pinned memory for results"))
@@ -826,11 +906,11 @@ static int64_t mail_post(bmvp_ctx *c, const float *const *x, int n)
 {
     mailbox *m = &of(c)->mail;
     post_map f;
-    if (bmvp_failed(c) || (!m->place && !mail_make(c))) return 0;
+    if (bmvp_failed(c) || !use(c) || (!m->place && !mail_make(c))) return 0;
     for (int i = 0; i < n; ++i) f.x[i] = x[i];
     f.place = m->place + (++m->made % BMVP_TICKETS) * BMVP_POST_MOST;
     each(c, f, n);
-    if (!of(c)->capture.on) mail_launched(c);
+    if (!of(c)->capture.by) mail_launched(c);
     return m->made;
 }
 static int mail_collect(bmvp_ctx *c, int64_t ticket, float *x, int n)
@@ -838,7 +918,8 @@ static int mail_collect(bmvp_ctx *c, int64_t ticket, float *x, int n)
     mailbox *m = &of(c)->mail;
     const cudaEvent_t sent = m->sent[ticket % BMVP_TICKETS];
     int i;
-    capture_end(c); /* waits are not allowed while it goes on */
+    capture_cut(c, "results are waited for"); /* waits are not allowed while it goes on */
+    (void)use(c);
     for (i = 0; i < n; ++i) x[i] = (float)NAN;
     if (ticket < 1 || ticket > m->made || ticket <= m->made - BMVP_TICKETS)
         bmvp_fail(c, BMVP_E_STATE, "cuda: the last %d results can be read, %lld is none of them", (int)BMVP_TICKETS,
@@ -1321,7 +1402,7 @@ static void gemm_batched(bmvp_ctx *c, const gemm &g)
 struct product_shape {
     int64_t m, n, k;
     int32_t ta, tb, bias, compute;
-    uint32_t align_a, align_b, align_c; /* bytes that the addresses (of C: with onto's) are multiples of, at most 256 */
+    uint32_t align_a, align_b, align_c; /* bytes that the addresses (of C: with onto's) are multiples of, at most 16 */
     int32_t half;                       /* 1: A and B are bfloat16, 3: C, too */
 };
 struct product {
@@ -1332,9 +1413,20 @@ struct product {
     int exists;                     /* 0: cuBLASLt has none for it */
     product *next;
 };
+/* What a recorded product is as a node */
+static uint64_t product_node(const gemm &g)
+{
+    const uint64_t part[] = { (uint64_t)g.m, (uint64_t)g.n, (uint64_t)g.k, (uint64_t)(g.ta | g.tb << 1 | g.a.half << 2),
+                              (uint64_t)(g.c.half | (g.bias.p != NULL) << 1), (uint64_t)g.batch };
+    uint64_t hash = 14695981039346656037u;
+    for (uint64_t p : part) hash = (hash ^ p) * 1099511628211u;
+    return hash;
+}
+/* cuBLASLt's kernels ask for no more than 16 bytes. Finer classes would let the algorithm, and with it the bits, depend
+   on where in the arena a matrix lies. */
 static uint32_t alignment_of(const void *p)
 {
-    const uintptr_t at = (uintptr_t)p | 256;
+    const uintptr_t at = (uintptr_t)p | 16;
     return (uint32_t)(at & (~at + 1));
 }
 static uint32_t alignment_of_both(const void *p, const void *q)
@@ -1456,7 +1548,8 @@ static void gemm_run(bmvp_ctx *c, const gemm &asked)
     const gemm g = asked.onto.half == asked.c.half ? asked : gemm_in_place(c, asked);
     state *s = of(c);
     product *p;
-    if (!gemm_fits(c, g)) return;
+    if (!gemm_fits(c, g) || !use(c)) return;
+    capture_node(s, product_node(g));
     /* kernels read biases 16 bytes at a time */
     p = g.batch == 1 && alignment_of(g.bias.p) >= 16 ? product_of(c, g) : NULL;
     if (bmvp_failed(c)) return;
@@ -1464,7 +1557,6 @@ static void gemm_run(bmvp_ctx *c, const gemm &asked)
         gemm_batched(c, gemm_in_place(c, g));
         return;
     }
-    if (!s->product_space && !(s->product_space = memory_alloc(c, BMVPI_PRODUCT_SPACE))) return;
     if (g.bias && !gemm_check(c, product_set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g.bias.p, sizeof g.bias.p))) return;
     gemm_check(c, cublasLtMatmul(s->lt, p->op, &one, g.b.p, p->a, g.a.p, p->b, &g.beta, g.onto ? g.onto.p : g.c.p, p->c,
                                  g.c.p, p->c, &p->algorithm, s->product_space, BMVPI_PRODUCT_SPACE, s->stream));
@@ -3335,11 +3427,28 @@ template <int K> static __device__ __forceinline__ void warp_pack(uint32_t a[K][
         a[k / 4][k % 4] = round_bf16(s[k / 4 * 2 + k % 4 / 2][k % 2 * 2], s[k / 4 * 2 + k % 4 / 2][k % 2 * 2 + 1]);
 }
 
-/* More than 48 KB of shared memory must be asked for. */
+/* More than 48 KB of shared memory must be asked for: once, and never less than another launch or backend has asked
+   for, since a recorded launch that needs more may still be to come. */
 template <class K> static int shared_memory(bmvp_ctx *c, K *kernel, size_t bytes)
 {
-    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
-                 "shared memory of a kernel");
+    shared_most *m = of(c)->shared;
+    cudaFuncAttributes now;
+    while (m && m->kernel != (const void *)kernel) m = m->next;
+    if (m && bytes <= m->bytes) return 1;
+    if (!use(c) || !check(c, cudaFuncGetAttributes(&now, kernel), "shared memory of a kernel")) return 0;
+    if (now.maxDynamicSharedSizeBytes < (int)bytes &&
+        !check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+               "shared memory of a kernel"))
+        return 0;
+    if (!m) {
+        m = (shared_most *)calloc(1, sizeof *m);
+        if (!m) return 1; /* it is asked again */
+        m->kernel = (const void *)kernel;
+        m->next = of(c)->shared;
+        of(c)->shared = m;
+    }
+    m->bytes = bytes;
+    return 1;
 }
 
 /* y[i] (+)= sum of `parts` arrays of n.
@@ -3454,7 +3563,8 @@ static int64_t linear_workspace(const bmvp_ctx *, const bmvp_tensor *y, int back
 
 /* >>op mlp: with its kernels --------------------------------------------------------------------------------------- */
 
-/* The hidden layer exists for a tile of tokens at a time: at most 16 M numbers. */
+/* The hidden layer exists for a tile of tokens at a time: at most 16 M numbers. Tiles are of fours, so that rows of any
+   length start where four numbers can be read at once. */
 struct mlp_shape { int64_t m, i, h, o, tile; };
 static mlp_shape mlp_of(const bmvp_tensor *y)
 {
@@ -3463,7 +3573,7 @@ static mlp_shape mlp_of(const bmvp_tensor *y)
     s.h = y->src[1]->dim[1];
     s.o = y->src[3]->dim[1];
     s.m = y->numel / s.o;
-    s.tile = smaller(s.m, larger(256, (1 << 24) / s.h));
+    s.tile = smaller(s.m, larger(256, (1 << 24) / s.h / 4 * 4));
     return s;
 }
 static view mlp_residual(const bmvp_tensor *y) { return y->n_src > 5 ? values(y->src[5]) : view{ NULL, 0 }; }
@@ -3915,6 +4025,8 @@ struct attention {
     }
     __device__ int64_t qkv_at(int64_t nh) const { return nh / heads * t * 3 * c + nh % heads * d; }
     __device__ int64_t y_at(int64_t nh) const { return nh / heads * t * c + nh % heads * d; }
+    /* D of the first query; the next is `heads` further */
+    __device__ const float *dot_of(int64_t nh) const { return dot + nh / heads * t * heads + nh % heads; }
 };
 template <int W> struct attention_tile {
     enum {
@@ -4036,13 +4148,14 @@ static __device__ void attention_back_scores(const attention &p, int64_t nh, int
 {
     typedef attention_tile<W> A;
     const int tx = (int)threadIdx.x % 16, ty = (int)threadIdx.x / 16;
+    const float *dots = p.dot_of(nh);
     float s[4][4], dp[4][4];
     attention_scores<W>(q, key, s);
     attention_scores<W>(g, v, dp);
     for (int i = 0; i < A::M; ++i) {
         const int64_t row = q0 + ty * A::M + i;
         const float lse = row < p.t ? p.lse[nh * p.t + row] : 0.0f;
-        const float dot = row < p.t ? p.dot[(nh / p.heads * p.t + row) * p.heads + nh % p.heads] : 0.0f;
+        const float dot = row < p.t ? dots[row * p.heads] : 0.0f;
         for (int j = 0; j < A::M; ++j) {
             const int at = (ty * A::M + i) * A::LP + tx + 16 * j;
             const int64_t k = k0 + tx + 16 * j;
@@ -4181,15 +4294,14 @@ struct attention_dot_rows {
     }
 };
 
-/* Tiles, and as much shared memory as the kernel needs: more than 48 KB must be asked for. */
+/* Tiles, and as much shared memory as the kernel needs */
 template <int W>
 static int attention_room(bmvp_ctx *c, attention *p, void (*kernel)(attention), int matrices, int scores, size_t *bytes)
 {
     typedef attention_tile<W> A;
     *bytes = (size_t)(matrices * A::MATRIX + scores * A::SCORES) * sizeof(float);
     p->tiles = ceil_div(p->t, A::ROWS);
-    return check(c, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)*bytes),
-                 "shared memory of attention");
+    return shared_memory(c, kernel, *bytes);
 }
 template <int W> static void attention_run(bmvp_ctx *c, attention p, int64_t blocks)
 {
@@ -4354,13 +4466,12 @@ static __device__ __forceinline__ void flash_store(const attention &p, int64_t n
         if (row < p.t) put_pair(p.dqkv, at, o[i / 4][i % 4], o[i / 4][i % 4 + 1], p.add);
     }
 }
-/* lse and D of 64 queries, asynchronously; zeros beyond */
-static __device__ void flash_load_sums(float *to, const attention &p, int64_t nh, int64_t q0)
+/* lse and D (those of a sample and head) of 64 queries, asynchronously; zeros beyond */
+static __device__ void flash_load_sums(float *to, const attention &p, const float *lse, const float *dot, int64_t q0)
 {
     const int i = (int)threadIdx.x % FLASH, inside = q0 + i < p.t;
-    const float *lse = p.lse + nh * p.t + q0 + i, *dot = p.dot + (nh / p.heads * p.t + q0 + i) * p.heads + nh % p.heads;
-    if (threadIdx.x < FLASH) copy_async<4>(to + i, inside ? lse : p.lse, inside);
-    else copy_async<4>(to + FLASH + i, inside ? dot : p.dot, inside);
+    if (threadIdx.x < FLASH) copy_async<4>(to + i, lse + (inside ? q0 + i : 0), inside);
+    else copy_async<4>(to + FLASH + i, dot + (inside ? (q0 + i) * p.heads : 0), inside);
 }
 
 /* dV = P^T dy and dK = dS^T q, with P = exp(scale q k^T - lse) and dS = P (dy v^T - D) scale.
@@ -4381,13 +4492,14 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dkv_kernel(flas
     const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
     const int64_t nh = blockIdx.x / p.tiles, k0 = blockIdx.x % p.tiles * FLASH, step = 3 * p.c;
     const uint16_t *in = f.qkv + p.qkv_at(nh), *g = f.g + p.y_at(nh);
+    const float *lses = p.lse + nh * p.t, *dots = p.dot_of(nh); /* here: a division of 64 bits is a call */
     uint32_t ak[1][4][4], av[1][4][4], prob[1][4][4];
     float s[1][8][4], dp[1][8][4], dk[1][8][4], dv[1][8][4];
     const auto load = [&](int64_t q0) {
         uint16_t *to = stage + q0 / FLASH % 2 * STAGE;
         load_rows<FLASH, FLASH>(to, in, q0, p.t, step);
         load_rows<FLASH, FLASH>(to + FLASH_TILE, g, q0, p.t, p.c);
-        flash_load_sums((float *)(void *)(to + 2 * FLASH_TILE), p, nh, q0);
+        flash_load_sums((float *)(void *)(to + 2 * FLASH_TILE), p, lses, dots, q0);
     };
     BMVPI_UNROLLED
     for (int i = 0; i < 32; ++i) dk[0][i / 4][i % 4] = dv[0][i / 4][i % 4] = 0;
@@ -4447,7 +4559,7 @@ static __global__ void __launch_bounds__(FLASH_THREADS, 2) flash_dq_kernel(flash
     for (int h = 0; h < 2; ++h) {
         const int64_t row = q0 + warp * 16 + h * 8 + lane / 4;
         lse[h] = row < p.t ? p.lse[nh * p.t + row] * 1.44269504f : 0.0f;
-        dot[h] = row < p.t ? p.dot[(nh / p.heads * p.t + row) * p.heads + nh % p.heads] : 0.0f;
+        dot[h] = row < p.t ? p.dot_of(nh)[row * p.heads] : 0.0f;
     }
     BMVPI_UNROLLED
     for (int i = 0; i < 32; ++i) dq[0][i / 4][i % 4] = 0;
@@ -6521,7 +6633,7 @@ static void describe(state *s)
     s->device.collect = mail_collect;
     s->device.sync = memory_sync;
     s->device.capture_begin = capture_begin;
-    s->device.capture_end = capture_end;
+    s->device.capture_end = capture_finish;
     s->capture.changed = 1; /* the first step makes its memory */
 }
 
@@ -6549,12 +6661,20 @@ extern "C" BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error
         return NULL;
     }
     snprintf(s->name, sizeof s->name, "cuda:%d", device);
+    s->number = device;
     describe(s);
     e = cudaSetDevice(device);
-    if (e == cudaSuccess) e = cudaStreamCreate(&s->stream);
-    if (e != cudaSuccess) bmvp_error_set(err, BMVP_E_INTERNAL, "cuda: GPU %d: %s", device, cudaGetErrorString(e));
+    /* what a host program gives the default stream meanwhile neither waits for a recorded step nor spoils it */
+    if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking);
+    if (e == cudaSuccess) e = cudaMalloc(&s->product_space, BMVPI_PRODUCT_SPACE);
+    /* cuBLAS makes a workspace in its first call, and in a recorded step at each launch, unless it is given one; a new
+       stream takes it away again. */
+    if (e != cudaSuccess)
+        bmvp_error_set(err, e == cudaErrorMemoryAllocation ? BMVP_E_OOM : BMVP_E_INTERNAL, "cuda: GPU %d: %s", device,
+                       cudaGetErrorString(e));
     else if (cublasCreate(&s->blas) != CUBLAS_STATUS_SUCCESS || cublasLtCreate(&s->lt) != CUBLAS_STATUS_SUCCESS ||
              cublasSetStream(s->blas, s->stream) != CUBLAS_STATUS_SUCCESS ||
+             cublasSetWorkspace(s->blas, s->product_space, BMVPI_PRODUCT_SPACE) != CUBLAS_STATUS_SUCCESS ||
              cublasSetMathMode(s->blas, CUBLAS_DEFAULT_MATH) != CUBLAS_STATUS_SUCCESS)
         bmvp_error_set(err, BMVP_E_INTERNAL, "cuda: GPU %d: cuBLAS does not start", device);
     else return &s->backend;
@@ -6568,12 +6688,23 @@ extern "C" BMVP_API void bmvp_cuda_release(const bmvp_backend *backend)
     state *s = backend ? (state *)backend->device->user : NULL;
     int i;
     if (!s) return;
+    (void)cudaSetDevice(s->number);
+    if (s->capture.by) { /* a context that ended within its step */
+        cudaGraph_t recorded = NULL;
+        if (cudaStreamEndCapture(s->stream, &recorded) == cudaSuccess) (void)cudaGraphDestroy(recorded);
+    }
+    ranks_forget(s);
     for (i = 0; i < PRODUCT_LISTS; ++i)
         while (s->products[i]) {
             product *p = s->products[i];
             s->products[i] = p->next;
             product_free(p);
         }
+    while (s->shared) {
+        shared_most *m = s->shared;
+        s->shared = m->next;
+        free(m);
+    }
     if (s->blas) (void)cublasDestroy(s->blas);
     if (s->stream) (void)cudaStreamSynchronize(s->stream);
     if (s->lt) (void)cublasLtDestroy(s->lt);

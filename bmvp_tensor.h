@@ -570,7 +570,8 @@ struct bmvp_backend {
 BMVP_API const bmvp_backend *bmvp_cpu_backend(void);
 BMVP_API const bmvp_backend *bmvp_backend_of(const bmvp_ctx *c);
 /* In bmvp_cuda.cu: GPU number `device` (from 0). NULL and the reason when there is none or no driver
-   (BMVP_E_UNSUPPORTED). It is used by the thread that made it, and outlives its contexts. */
+   (BMVP_E_UNSUPPORTED). It is used by one thread at a time, whose current GPU its calls make (cudaSetDevice), and
+   outlives its contexts. */
 BMVP_API const bmvp_backend *bmvp_cuda_backend(int device, bmvp_error *err);
 BMVP_API void bmvp_cuda_release(const bmvp_backend *backend);
 /* Several GPUs, a process each, by NCCL (a build without it: BMVP_E_UNSUPPORTED). Rank 0 makes an id and gives it to

@@ -10,13 +10,27 @@
 /* ---- cuBLAS ------------------------------------------------------------------------------------------------------ */
 
 typedef int cublasStatus_t;
-typedef struct shim_blas *cublasHandle_t;
+/* Without a workspace of its own the library makes one at each launch that is recorded. */
+struct shim_blas { cudaStream_t stream; void *workspace; size_t bytes; };
+typedef shim_blas *cublasHandle_t;
 enum { CUBLAS_STATUS_SUCCESS = 0 };
 enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
 enum cublasMath_t { CUBLAS_DEFAULT_MATH };
-inline cublasStatus_t cublasCreate(cublasHandle_t *h) { *h = nullptr; return 0; }
-inline cublasStatus_t cublasDestroy(cublasHandle_t) { return 0; }
-inline cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return 0; }
+inline cublasStatus_t cublasCreate(cublasHandle_t *h) { *h = new shim_blas{ nullptr, nullptr, 0 }; return 0; }
+inline cublasStatus_t cublasDestroy(cublasHandle_t h) { delete h; return 0; }
+inline cublasStatus_t cublasSetStream(cublasHandle_t h, cudaStream_t s)
+{
+    *h = shim_blas{ s, nullptr, 0 }; /* takes the workspace away, as the library does */
+    s->computes = 1;
+    return 0;
+}
+inline cublasStatus_t cublasSetWorkspace(cublasHandle_t h, void *space, size_t bytes)
+{
+    if ((uintptr_t)space % 256 || !shim_is_device(space, bytes)) return 7;
+    h->workspace = space;
+    h->bytes = bytes;
+    return 0;
+}
 inline cublasStatus_t cublasSetMathMode(cublasHandle_t, cublasMath_t) { return 0; }
 inline const char *cublasGetStatusString(cublasStatus_t) { return "CUBLAS_STATUS_INVALID_VALUE"; }
 
@@ -85,7 +99,7 @@ inline int shim_gemm_takes(cudaDataType_t a, cudaDataType_t b, cudaDataType_t c,
 {
     return a == b && (a == CUDA_R_32F ? c == CUDA_R_32F : compute == CUBLAS_COMPUTE_32F);
 }
-inline cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb, int m,
+inline cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int m,
                                                  int n, int k, const void *alpha, const void *a, cudaDataType_t a_type,
                                                  int lda, long long sa, const void *b, cudaDataType_t b_type, int ldb,
                                                  long long sb, const void *beta, void *c, cudaDataType_t c_type,
@@ -97,7 +111,9 @@ inline cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation
                       w = { c, c_type, ldc };
     if (m < 0 || n < 0 || k < 0 || lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m || batch < 0) return 7;
     if (!shim_gemm_takes(a_type, b_type, c_type, compute)) return 15;
-    shim_give("kernel", [=] {
+    if (shim_foreign(h->stream)) return 13;
+    if (!h->workspace && shim.recording) shim_give(h->stream, "memory", [] {});
+    shim_give(h->stream, "kernel", [=] {
         for (int i = 0; i < batch; ++i)
             shim_gemm(ta != CUBLAS_OP_N, tb != CUBLAS_OP_N, m, n, k, by, u.moved(i * sa), v.moved(i * sb), keep,
                       w.moved(i * sc), w.moved(i * sc), shim_matrix{ nullptr, c_type, m }, compute);
@@ -196,7 +212,7 @@ inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t op, 
                                      cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb,
                                      const void *beta, const void *c, cublasLtMatrixLayout_t lc, void *d,
                                      cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t *algo, void *space,
-                                     size_t bytes, cudaStream_t)
+                                     size_t bytes, cudaStream_t s)
 {
     const void *at[4] = { a, b, c, d };
     const int ta = op->transpose[0] != CUBLAS_OP_N, tb = op->transpose[1] != CUBLAS_OP_N;
@@ -216,7 +232,8 @@ inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t op, 
         return 7;
     if (lc->type != ld->type || lc->ld != ld->ld || lc->rows != m || lc->columns != n) return 7;
     if (c != d && (const char *)c < (char *)d + size && (char *)d < (const char *)c + size) return 7; /* overlap */
-    shim_give("kernel", [=] { shim_gemm(ta, tb, m, n, k, by, u, v, keep, from, to, bias, compute); });
+    if (shim_foreign(s)) return 13;
+    shim_give(s, "kernel", [=] { shim_gemm(ta, tb, m, n, k, by, u, v, keep, from, to, bias, compute); });
     return 0;
 }
 

@@ -9,9 +9,10 @@
 
    As on a device, launches, matrix products and copies are only noted where they are called, and done in their order
    by the next call that waits: pinned memory that is changed too early shows as a wrong result. A captured stream only
-   notes them for its graph, and calls that are not allowed then fail. Further streams (cudaStreamCreateWithFlags;
-   copies of pinned memory and tests/gpu/cuda_nccl.h give them work) go on at random times as far as events let them:
-   as soon as can be or as late, so that an event that is missing shows.
+   notes them for its graph, and calls that are not allowed then fail. The stream that cuBLAS was given is the one that
+   computes. Further ones (copies of pinned memory and tests/gpu/cuda_nccl.h give them work) go on at random times as
+   far as events let them: as soon as can be or as late, so that an event that is missing shows. Work for a stream of
+   another device than the current one is refused.
 
    Device memory is pages of their own: an access beyond its end hits a guard page, new memory is NaN, and while no
    kernel runs it cannot be touched at all, so that the host reading a device pointer dies at once. Dynamic shared
@@ -111,6 +112,7 @@ struct shim_machine {
     uint64_t random = 88172645463325252ull;
     char *stacks = nullptr;
     size_t n_stacks = 0;
+    int device = 0;                    /* the current one */
     const void *main_bottom = nullptr; /* of the scheduler's stack, for AddressSanitizer */
     size_t main_size = 0;
     shim_block *block = nullptr;
@@ -120,7 +122,7 @@ struct shim_machine {
     int64_t heuristics = 0;                      /* asked of cuBLASLt */
     int no_algorithm = 0;                        /* 1: cuBLASLt has none */
     std::map<const void *, int> shared_limit;
-    struct region { size_t pages, bytes; };
+    struct region { size_t pages, bytes; int device; };
     std::map<char *, region> memory;             /* by the pages' first byte */
     int open = 0, locked = 1, closed = 0;
     std::deque<std::function<void()>> stream;    /* what has not been done yet */
@@ -130,24 +132,44 @@ struct shim_machine {
     std::map<char *, size_t> pinned;
     struct node { const char *what; std::function<void()> work; };
     std::vector<node> recorded;                  /* of a stream that is captured */
+    struct shim_stream *recorder = nullptr;      /* that stream */
     int recording = 0, spoilt = 0;               /* spoilt: by a call that is not allowed then */
+    int relaxed = 0;                             /* its capture's mode */
+    std::map<const void *, int> loaded;          /* kernels that have been launched */
     int graphs = 0, updates = 0, graph_launches = 0;
+    int graph_nodes = 0; /* of the last one launched */
     int waits = 0; /* of the host for all that the stream has been given */
 };
 inline shim_machine shim;
 
-inline void shim_give(const char *what, const std::function<void()> &work)
+/* A stream. Of those that do not compute: their work, which says 0 when it cannot go on yet */
+struct shim_stream {
+    int device = 0, flags = 0;
+    int computes = 0;
+    std::deque<std::function<int()>> work = {};
+    int64_t given = 0;
+    int busy = 0;
+    int64_t done() const { return given - (int64_t)work.size(); }
+};
+typedef struct shim_stream *cudaStream_t;
+enum { cudaStreamNonBlocking = 1 };
+
+/* Work for a stream that computes; none: the default stream, which waits for all that are not cudaStreamNonBlocking */
+inline void shim_give(cudaStream_t s, const char *what, const std::function<void()> &work)
 {
-    if (shim.recording) {
+    if (shim.recording && s == shim.recorder) {
         shim.recorded.push_back({ what, work });
         return;
     }
+    if (shim.recording && !s && !(shim.recorder->flags & cudaStreamNonBlocking)) shim.spoilt = 1;
     shim.stream.push_back(work);
     ++shim.given;
 }
-/* Is this call, which waits or may wait, forbidden now, since the stream is captured? */
+/* Is this call, which waits or may wait, forbidden now, since a stream is captured? What concerns another device is not
+   in relaxed mode. */
 inline int shim_forbidden()
 {
+    if (shim.recording && shim.relaxed && shim.device != shim.recorder->device) return 0;
     shim.spoilt |= shim.recording;
     return shim.recording;
 }
@@ -303,6 +325,7 @@ enum cudaError_t {
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
+    cudaErrorInvalidResourceHandle = 400,
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorStreamCaptureUnsupported = 900,
@@ -311,7 +334,6 @@ enum cudaError_t {
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-typedef struct shim_stream *cudaStream_t;
 
 inline const char *cudaGetErrorString(cudaError_t e)
 {
@@ -327,6 +349,7 @@ inline const char *cudaGetErrorString(cudaError_t e)
     case cudaErrorGraphExecUpdateFailure:
         return "the graph update was not performed because it included changes which violated constraints";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle: return "invalid resource handle";
     case cudaErrorNotReady: return "device not ready";
     default: return "an illegal memory access was encountered";
     }
@@ -342,16 +365,20 @@ inline cudaError_t cudaGetDeviceCount(int *n)
     *n = shim.devices;
     return shim.devices ? cudaSuccess : cudaErrorNoDevice;
 }
-inline cudaError_t cudaSetDevice(int i) { return i >= 0 && i < shim.devices ? cudaSuccess : cudaErrorInvalidDevice; }
-inline cudaError_t cudaStreamCreate(cudaStream_t *s) { *s = (cudaStream_t)(void *)&shim; return cudaSuccess; }
-
-struct shim_stream { /* a further one; work says 0 when it cannot go on yet */
-    std::deque<std::function<int()>> work;
-    int64_t given = 0;
-    int busy = 0;
-    int64_t done() const { return given - (int64_t)work.size(); }
-};
-inline shim_stream *shim_side(cudaStream_t s) { return s == nullptr || (void *)s == (void *)&shim ? nullptr : s; }
+inline cudaError_t cudaSetDevice(int i)
+{
+    if (i < 0 || i >= shim.devices) return cudaErrorInvalidDevice;
+    shim.device = i;
+    return cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int *i)
+{
+    *i = shim.device;
+    return cudaSuccess;
+}
+inline shim_stream *shim_side(cudaStream_t s) { return s && !s->computes ? s : nullptr; }
+/* Is it a stream of another device? */
+inline int shim_foreign(cudaStream_t s) { return s && s->device != shim.device; }
 inline int64_t shim_done() { return shim.given - (int64_t)shim.stream.size(); }
 /* Goes on with a further stream up to its work number `last`; 1: that is done. */
 inline int shim_run_side(shim_stream *s, int64_t last)
@@ -382,17 +409,19 @@ inline int shim_run(int64_t last, int wait = 1)
     }
     return 1;
 }
-enum { cudaStreamNonBlocking = 1 };
-inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags)
 {
     *s = new shim_stream;
+    (*s)->device = shim.device;
+    (*s)->flags = (int)flags;
     shim.sides.push_back(*s);
     return cudaSuccess;
 }
+inline cudaError_t cudaStreamCreate(cudaStream_t *s) { return cudaStreamCreateWithFlags(s, 0); }
 inline cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
-    if (!shim_side(s)) return cudaSuccess;
-    while (!shim_run_side(s, s->given)) usleep(100);
+    if (!s) return cudaErrorInvalidResourceHandle;
+    while (shim_side(s) && !shim_run_side(s, s->given)) usleep(100);
     for (size_t i = 0; i < shim.sides.size(); ++i)
         if (shim.sides[i] == s) shim.sides.erase(shim.sides.begin() + (std::ptrdiff_t)i);
     delete s;
@@ -420,7 +449,7 @@ inline cudaError_t cudaMalloc(void **p, size_t bytes)
     mprotect(m, pages, PROT_READ | PROT_WRITE);
     memset(m, 0xff, pages);
     if (shim.locked) mprotect(m, pages, PROT_NONE);
-    shim.memory[m] = shim_machine::region{ pages, bytes };
+    shim.memory[m] = shim_machine::region{ pages, bytes, shim.device };
     *p = m + pages - used; /* ends where the guard page begins */
     return cudaSuccess;
 }
@@ -473,6 +502,7 @@ inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cud
     if (kind != cudaMemcpyDeviceToDevice && !shim_is_pinned(kind == cudaMemcpyHostToDevice ? from : to, bytes) &&
         shim_forbidden())
         return cudaErrorStreamCaptureUnsupported;
+    if (shim_foreign(s)) return cudaErrorInvalidResourceHandle;
     if (shim_side(s)) {
         if (kind != cudaMemcpyHostToDevice || !shim_is_pinned(from, bytes)) return cudaErrorInvalidValue;
         s->work.push_back([=] {
@@ -484,18 +514,18 @@ inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cud
     }
     if (kind == cudaMemcpyHostToDevice && !shim_is_pinned(from, bytes)) {
         const std::vector<char> now((const char *)from, (const char *)from + bytes);
-        shim_give("copy", [=] { memcpy(to, now.data(), bytes); });
-    } else shim_give("copy", [=] { memcpy(to, from, bytes); });
+        shim_give(s, "copy", [=] { memcpy(to, now.data(), bytes); });
+    } else shim_give(s, "copy", [=] { memcpy(to, from, bytes); });
     if (kind == cudaMemcpyDeviceToHost && !shim_is_pinned(to, bytes)) shim_run(shim.given);
     return cudaSuccess;
 }
 
-struct shim_event { int64_t last; shim_stream *side; };
+struct shim_event { int64_t last; shim_stream *side; int device; };
 typedef shim_event *cudaEvent_t;
 enum { cudaEventDisableTiming = 2 };
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
 {
-    *e = new shim_event{ 0, nullptr };
+    *e = new shim_event{ 0, nullptr, shim.device };
     return cudaSuccess;
 }
 inline cudaError_t cudaEventDestroy(cudaEvent_t e)
@@ -506,6 +536,7 @@ inline cudaError_t cudaEventDestroy(cudaEvent_t e)
 inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
     if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    if (shim_foreign(s) || e->device != shim.device) return cudaErrorInvalidResourceHandle;
     e->side = shim_side(s);
     e->last = e->side ? e->side->given : shim.given;
     return cudaSuccess;
@@ -531,7 +562,7 @@ inline cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
 {
     const shim_event now = *e;
     if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
-    if (!shim_side(s)) shim_give("wait", [=] { shim.stalled = !shim_reached(now); });
+    if (!shim_side(s)) shim_give(s, "wait", [=] { shim.stalled = !shim_reached(now); });
     else {
         s->work.push_back([=] { return shim_reached(now); });
         ++s->given;
@@ -547,24 +578,28 @@ inline cudaError_t cudaEventSynchronize(cudaEvent_t e)
     return late;
 }
 
-/* Graphs: a chain of nodes. An update takes the new nodes' arguments if they are as many and of the same kinds. */
+/* Graphs: a chain of nodes. An update takes the new nodes' arguments if they are as many and of the same kinds, none of
+   them memory that comes or goes. */
 struct shim_graph { std::vector<shim_machine::node> node; };
 typedef shim_graph *cudaGraph_t;
 typedef shim_graph *cudaGraphExec_t;
 struct cudaGraphExecUpdateResultInfo { int result; };
-enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
-inline cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode)
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1, cudaStreamCaptureModeRelaxed = 2 };
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode)
 {
     if (shim_forbidden()) return cudaErrorStreamCaptureUnsupported;
+    if (!s || shim_foreign(s)) return cudaErrorInvalidResourceHandle;
     shim.recording = 1;
+    shim.recorder = s;
+    shim.relaxed = mode == cudaStreamCaptureModeRelaxed;
     shim.spoilt = 0;
     shim.recorded.clear();
     return cudaSuccess;
 }
-inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *g)
+inline cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g)
 {
     *g = nullptr;
-    if (!shim.recording) return cudaErrorInvalidValue;
+    if (!shim.recording || s != shim.recorder) return cudaErrorInvalidValue;
     shim.recording = 0;
     if (shim.spoilt) return cudaErrorStreamCaptureInvalidated;
     *g = new shim_graph{ shim.recorded };
@@ -585,15 +620,18 @@ inline cudaError_t cudaGraphExecUpdate(cudaGraphExec_t e, cudaGraph_t g, cudaGra
 {
     if (e->node.size() != g->node.size()) return cudaErrorGraphExecUpdateFailure;
     for (size_t i = 0; i < g->node.size(); ++i)
-        if (strcmp(e->node[i].what, g->node[i].what) != 0) return cudaErrorGraphExecUpdateFailure;
+        if (strcmp(e->node[i].what, g->node[i].what) != 0 || strcmp(g->node[i].what, "memory") == 0)
+            return cudaErrorGraphExecUpdateFailure;
     ++shim.updates;
     *e = *g;
     return cudaSuccess;
 }
-inline cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t)
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s)
 {
+    if (shim_foreign(s)) return cudaErrorInvalidResourceHandle;
     ++shim.graph_launches;
-    for (const auto &n : e->node) shim_give(n.what, n.work);
+    shim.graph_nodes = (int)e->node.size();
+    for (const auto &n : e->node) shim_give(s, n.what, n.work);
     return cudaSuccess;
 }
 inline cudaError_t cudaGraphDestroy(cudaGraph_t g)
@@ -606,9 +644,19 @@ inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e)
     delete e;
     return cudaSuccess;
 }
+struct cudaFuncAttributes { int maxDynamicSharedSizeBytes; };
+template <class K> inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, K *kernel)
+{
+    const auto limit = shim.shared_limit.find((const void *)kernel);
+    a->maxDynamicSharedSizeBytes = limit == shim.shared_limit.end() ? 48 * 1024 : limit->second;
+    return cudaSuccess;
+}
+/* A limit that is lowered is refused: what was recorded with more may still be launched. */
 template <class K> inline cudaError_t cudaFuncSetAttribute(K *kernel, cudaFuncAttribute, int bytes)
 {
-    if (bytes > 163 * 1024) return cudaErrorInvalidValue; /* of sm_80 */
+    cudaFuncAttributes now;
+    (void)cudaFuncGetAttributes(&now, kernel);
+    if (bytes > 163 * 1024 || bytes < now.maxDynamicSharedSizeBytes) return cudaErrorInvalidValue; /* most: of sm_80 */
     shim.shared_limit[(const void *)kernel] = bytes;
     return cudaSuccess;
 }
@@ -652,7 +700,7 @@ inline void shim_run_kernel(const char *name, dim3 grid, dim3 block, size_t shar
     shim.block = nullptr;
     shim.now = nullptr;
 }
-inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared,
+inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
                         const std::function<void()> &body)
 {
     const size_t threads = (size_t)block.x * block.y * block.z, blocks = (size_t)grid.x * grid.y * grid.z;
@@ -663,14 +711,24 @@ inline void shim_launch(const char *name, const void *kernel, dim3 grid, dim3 bl
         shim.error = cudaErrorInvalidConfiguration;
         return;
     }
-    shim_give("kernel", [=] { shim_run_kernel(name, grid, block, shared, body); });
+    if (shim_foreign(stream)) {
+        shim.error = cudaErrorInvalidResourceHandle;
+        return;
+    }
+    /* its code is loaded by the first launch, which waits: not while a stream is captured, but in relaxed mode */
+    if (!shim.loaded[kernel]++ && shim.recording && !shim.relaxed) shim.spoilt = 1;
+    shim_give(stream, "kernel", [=] { shim_run_kernel(name, grid, block, shared, body); });
 }
 #define BMVPI_LAUNCH(kernel, grid, block, shared, stream, ...) \
-    shim_launch(#kernel, (const void *)&kernel, grid, block, shared, [=] { (void)(stream); kernel(__VA_ARGS__); })
+    shim_launch(#kernel, (const void *)&kernel, grid, block, shared, stream, [=] { kernel(__VA_ARGS__); })
 #define BMVPI_DYNAMIC(type, name) type *name = (type *)(void *)shim.block->dynamic.data()
 #define BMVPI_UNROLLED
 #define BMVPI_ROLLED
 #define BMVPI_UNROLLED_BY_4
+#define BMVPI_ALIGNED(address, bytes) \
+    do { \
+        if ((uintptr_t)(address) % (bytes)) shim_die(shim.block->name, "an access is not aligned"); \
+    } while (0)
 #define BMVPI_MANY_TILES 6 /* so that small shapes meet large tiles */
 #define BMVPI_PRODUCT_SPACE 4096
 #define BMVPI_STAGE_MOST (1 << 18) /* so that small uploads come round */

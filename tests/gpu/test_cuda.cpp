@@ -635,6 +635,73 @@ static void test_products(void)
     CHECK(shim.memory.empty());
 }
 
+/* Where in the arena a matrix lies does not choose its algorithm: results of 192 bytes, which lie at multiples of 64,
+   128 and 256 bytes in turn, are one shape. */
+static void test_products_anywhere(void)
+{
+    const bmvp_backend *b = gpu();
+    bmvp_ctx *c = context(b);
+    bmvp_tensor *x = leaf(c, { 3, 16 }), *w = leaf(c, { 16, 16 });
+    int64_t asked = 0;
+    int places = 0;
+    for (int i = 0; i < 8; ++i) {
+        const int64_t before = shim.heuristics;
+        const bmvp_tensor *y = bmvp_linear(c, x, w, NULL);
+        places |= (uintptr_t)y->x % 128 ? 1 : (uintptr_t)y->x % 256 ? 2 : 4;
+        asked += shim.heuristics - before;
+    }
+    CHECK(asked == 1 && places == 7);
+    check_context(c);
+    bmvp_destroy(c);
+    bmvp_cuda_release(b);
+}
+
+/* Two GPUs in one thread, in turn, while something else makes another one the thread's: all goes where it belongs. */
+static bmvp_tensor *small_network(bmvp_ctx *c)
+{
+    bmvp_tensor *x = leaf(c, { 1, 9, 64 }), *w = leaf(c, { 64, 3 * 64 });
+    return bmvp_mean(c, bmvp_attention(c, bmvp_linear(c, x, w, NULL), 1, 0.125));
+}
+static void test_two_devices(void)
+{
+    const bmvp_backend *b[2];
+    bmvp_ctx *c[3];
+    float loss[3];
+    shim.devices = 2;
+    for (int i = 0; i < 2; ++i) b[i] = gpu(i);
+    for (int i = 0; i < 3; ++i) c[i] = context(i < 2 ? b[i] : NULL);
+    for (int step = 0; step < 4; ++step) {
+        bmvp_tensor *y[3];
+        for (int i = 0; i < 3; ++i) {
+            leaf_values = bmvp_rng_make(3, 0, (uint32_t)step, 0);
+            bmvp_step_begin(c[i]);
+            if (i == 0) bmvp_capture_begin(c[i]); /* the shim records one stream at a time */
+            shim.device = step % 2;
+            y[i] = small_network(c[i]);
+            shim.device = 1 - step % 2;
+        }
+        for (int i = 0; i < 3; ++i) bmvp_backward(c[i], y[i]);
+        bmvp_capture_end(c[0]);
+        for (int i = 0; i < 3; ++i) loss[i] = bmvp_scalar(c[i], y[i]);
+        CHECK_NEAR(loss[0] / loss[2], 1, 1e-5);
+        CHECK(loss[0] == loss[1]);
+    }
+    for (int i = 0; i < 2; ++i) {
+        const int64_t d[1] = { 1000 };
+        const bmvp_tensor *p = bmvp_param(c[i], "p", 1, d);
+        auto m = shim.memory.upper_bound((char *)p->x);
+        CHECK(m != shim.memory.begin() && (--m)->second.device == i);
+    }
+    for (int i = 0; i < 3; ++i) {
+        check_context(c[i]);
+        bmvp_destroy(c[i]);
+    }
+    for (int i = 0; i < 2; ++i) bmvp_cuda_release(b[i]);
+    shim.device = 0;
+    shim.devices = 1;
+    CHECK(shim.memory.empty());
+}
+
 /* Without recording, a log-sum-exp is not kept and nothing is left for backward. */
 static void test_without_tape(void)
 {
@@ -692,6 +759,10 @@ static void test_memory_failures(void)
     CHECK(done && failed > 3);
     bmvp_cuda_release(b); /* with the workspace of products, which outlives contexts */
     CHECK(shim.memory.empty());
+    bmvp_error err;
+    shim.allocations_left = 0;
+    CHECK(bmvp_cuda_backend(0, &err) == NULL && err.status == BMVP_E_OOM);
+    shim.allocations_left = -1;
 }
 
 static void test_late_error(void)
@@ -760,6 +831,8 @@ static void reverse_kernel(const float *x, float *y, int barrier)
 static void half_barrier_kernel(int) { if (threadIdx.x < 64) __syncthreads(); }
 static void write_kernel(float *y, int at) { if (threadIdx.x == 0) y[at] = 1; }
 
+static void vector_kernel(const float *x) { BMVPI_ALIGNED(x, 16); }
+
 /* Does f die by a signal? */
 template <class F> static int dies(F f)
 {
@@ -796,6 +869,8 @@ static void test_shim_finds_faults(void)
         BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 0, 0, y, 128);
         cudaStreamSynchronize(NULL);
     }));
+    CHECK(dies([=] { BMVPI_LAUNCH(vector_kernel, dim3(1), dim3(32), 0, 0, y + 2); cudaStreamSynchronize(NULL); }));
+    CHECK(!dies([=] { BMVPI_LAUNCH(vector_kernel, dim3(1), dim3(32), 0, 0, y + 4); cudaStreamSynchronize(NULL); }));
     CHECK(dies([=] { fprintf(stderr, "%g", (double)y[0]); })); /* the host touches device memory */
     CHECK(!dies([=] { BMVPI_LAUNCH(write_kernel, dim3(1), dim3(32), 0, 0, y, 127); cudaStreamSynchronize(NULL); }));
     CHECK(cudaMemcpyAsync(host, back, sizeof back, cudaMemcpyHostToDevice, NULL) == cudaErrorInvalidValue);
@@ -817,6 +892,8 @@ int main(int argc, char **argv)
     CHECK_RUN(test_half_gradients);
     CHECK_RUN(test_rounding_is_unbiased);
     CHECK_RUN(test_products);
+    CHECK_RUN(test_products_anywhere);
+    CHECK_RUN(test_two_devices);
     CHECK_RUN(test_without_tape);
     CHECK_RUN(test_no_device);
     CHECK_RUN(test_memory_failures);

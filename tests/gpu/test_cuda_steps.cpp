@@ -7,6 +7,7 @@
 #include "bmvp_nn.h"
 #include "bmvp_ssl.h"
 #include "on_shim.h"
+#include <string>
 
 /* ---- optimizers -------------------------------------------------------------------------------------------------- */
 
@@ -305,6 +306,163 @@ static float recorded_scale(bmvp_ctx *c, const bmvp_tensor *x, double factor, in
     v = bmvp_scalar(c, y);
     return v;
 }
+/* A step that is recorded: what `build` makes of x */
+typedef std::function<const bmvp_tensor *(bmvp_ctx *, bmvp_tensor *)> recipe;
+static float recorded_step(bmvp_ctx *c, bmvp_tensor *x, const recipe &build)
+{
+    const bmvp_tensor *y;
+    bmvp_step_begin(c);
+    bmvp_capture_begin(c);
+    y = build(c, x);
+    bmvp_capture_end(c);
+    return bmvp_scalar(c, y);
+}
+static bmvp_tensor *scaled(bmvp_ctx *c, bmvp_tensor *x, int times)
+{
+    for (int i = 0; i < times; ++i) x = bmvp_scale(c, x, 2, 0);
+    return x;
+}
+static bmvp_tensor *one_parameter(bmvp_ctx *c, int64_t n)
+{
+    bmvp_tensor *x = bmvp_param(c, "x", 1, &n);
+    bmvp_fill(c, x, 1);
+    bmvp_reserve(c, 1 << 16);
+    for (int i = 0; i < 2; ++i) (void)recorded_step(c, x, [](bmvp_ctx *k, bmvp_tensor *t) { return scaled(k, t, 1); });
+    return x;
+}
+
+/* Each kind of step keeps its graph: of two with as many nodes in another order, of 16 kinds, and of more the ones that
+   were used last. */
+static void test_kinds_of_graphs(void)
+{
+    const bmvp_backend *b = gpu();
+    bmvp_ctx *c = context(b);
+    bmvp_tensor *x = one_parameter(c, 4);
+    const recipe kind[2] = { [](bmvp_ctx *k, bmvp_tensor *t) { return bmvp_gelu(k, bmvp_relu(k, t)); },
+                             [](bmvp_ctx *k, bmvp_tensor *t) { return bmvp_relu(k, bmvp_gelu(k, t)); } };
+    int made;
+    const auto run = [&](int times) { /* 1: its graph was there */
+        const int graphs = shim.graphs, updates = shim.updates;
+        CHECK_NEAR(recorded_step(c, x, [=](bmvp_ctx *k, bmvp_tensor *t) { return scaled(k, t, times); }),
+                   ldexp(1, times), 0);
+        CHECK(shim.graphs - graphs + shim.updates - updates == 1);
+        return shim.graphs == graphs;
+    };
+    made = shim.graphs;
+    for (int i = 0; i < 6; ++i) (void)recorded_step(c, x, kind[i % 2]);
+    CHECK(shim.graphs - made == 2); /* one of them by arguments alone, were kinds known by their number of nodes */
+    for (int i = 1; i <= 16; ++i) (void)run(i);
+    for (int i = 1; i <= 16; ++i) CHECK(run(i));
+    CHECK(run(1) && !run(17) && run(1) && run(3) && !run(2) && run(17));
+    check_context(c);
+    bmvp_destroy(c);
+    bmvp_cuda_release(b);
+}
+
+/* Uploads of a recorded step of more than the pinned memory is made for: it grows, and the step is one graph again. Of
+   more than it grows to: the step is cut, which the log says once. */
+static void keep_line(void *user, const char *line)
+{
+    std::string *said = (std::string *)user;
+    if (strstr(line, "is cut")) *said += line;
+}
+static void test_large_uploads(void)
+{
+    const int64_t piece = 1 << 16; /* floats: the shim's pinned memory is made for one of them */
+    const floats v((size_t)piece, 3.0f);
+    for (int pieces : { 3, 20 }) {
+        const bmvp_backend *b = gpu();
+        bmvp_config k = bmvp_config_default();
+        std::string said;
+        k.backend = b;
+        k.log = keep_line;
+        k.log_user = &said;
+        bmvp_ctx *c = bmvp_create(&k, NULL);
+        bmvp_tensor *x = one_parameter(c, 1);
+        bmvp_step_begin(c);
+        bmvp_reserve(c, (pieces + 2) * piece * (int64_t)sizeof(float));
+        for (int step = 0; step < 5; ++step) {
+            const int launches = shim.graph_launches;
+            const float y = recorded_step(c, x, [&](bmvp_ctx *m, bmvp_tensor *t) {
+                bmvp_tensor *sum = scaled(m, t, 1);
+                for (int i = 0; i < pieces; ++i)
+                    sum = bmvp_add(m, bmvp_mean(m, bmvp_input(m, 1, &piece, v.data())), sum);
+                return sum;
+            });
+            CHECK_NEAR(y, 2 + 3 * pieces, 0);
+            if (step == 4 && pieces == 3) /* of each piece a copy, two kernels of its mean, and its sum */
+                CHECK(shim.graph_launches - launches == 1 && shim.graph_nodes == 1 + 4 * pieces);
+        }
+        CHECK((pieces == 20) == (said.find("its uploads do not fit") != std::string::npos));
+        CHECK(said.find("is cut") == said.rfind("is cut"));
+        check_context(c);
+        bmvp_destroy(c);
+        bmvp_cuda_release(b);
+    }
+}
+
+/* A failure of another context of the same backend, or memory that it asks for, does not lose the step. */
+static void test_capture_of_another(void)
+{
+    const bmvp_backend *b = gpu();
+    bmvp_ctx *c = context(b), *other = context(b);
+    const int64_t n = 100;
+    const bmvp_tensor *p = bmvp_param(other, "p", 1, &n);
+    bmvp_tensor *x = one_parameter(c, 4);
+    const float y = recorded_step(c, x, [=](bmvp_ctx *k, bmvp_tensor *t) {
+        t = scaled(k, t, 3);
+        CHECK(shim.recording && p);
+        bmvp_fail(other, BMVP_E_ARG, "it failed before");
+        bmvp_destroy(other);
+        CHECK(!shim.recording);
+        return scaled(k, t, 1);
+    });
+    CHECK_NEAR(y, 16, 0);
+    check_context(c);
+    bmvp_destroy(c);
+    bmvp_cuda_release(b);
+}
+
+/* In a step that is recorded at first sight kernels are launched for the first time and cuBLAS is called, the host's
+   program uses the default stream, and the context may end in the middle. */
+static void once_kernel(float *y) { if (threadIdx.x == 0) *y = 5; }
+static void test_what_a_capture_allows(void)
+{
+    const bmvp_backend *b = gpu();
+    bmvp_ctx *c = context(b);
+    bmvp_tensor *x = one_parameter(c, 16);
+    const int64_t square[3] = { 1, 4, 4 };
+    float *y;
+    cudaMalloc((void **)&y, 64);
+    const recipe products = [&](bmvp_ctx *k, bmvp_tensor *t) {
+        t = bmvp_reshape(k, t, 3, square);
+        BMVPI_LAUNCH(once_kernel, dim3(1), dim3(32), 0, NULL, y);
+        return scaled(k, bmvp_matmul(k, t, t, 0, 0), 1);
+    };
+    shim.loaded.clear();
+    shim.no_algorithm = 1;
+    for (int i = 0; i < 3; ++i) {
+        const int graphs = shim.graphs, updates = shim.updates, launches = shim.graph_launches;
+        CHECK_NEAR(recorded_step(c, x, products), 8, 0);
+        /* a copy (the shape), the product and its scale: none of them memory that comes or goes */
+        CHECK(shim.graph_launches - launches == 1 && shim.graph_nodes == 3);
+        CHECK(shim.graphs - graphs == (i == 0) && shim.updates - updates == (i > 0));
+    }
+    shim.no_algorithm = 0;
+    check_context(c);
+    bmvp_destroy(c);
+    cudaFree(y);
+    c = context(b);
+    bmvp_capture_begin(c); /* the first step is not recorded, the second is */
+    bmvp_capture_end(c);
+    bmvp_capture_begin(c);
+    CHECK(shim.recording);
+    bmvp_destroy(c); /* in the middle of its step */
+    CHECK(!shim.recording);
+    bmvp_cuda_release(b);
+    CHECK(shim.memory.empty());
+}
+
 static void test_errors_while_recording(void)
 {
     const bmvp_backend *b = gpu();
@@ -349,7 +507,7 @@ static void test_plan(void)
     memset(&err, 0, sizeof err);
     check_report(!bmvp_ssl_plan(&k, &net, &cfg, 2, modalities, grid, &m, &err), __FILE__, __LINE__, "%s", err.message);
     CHECK(m.step_peak > 1000000 && m.persistent > 100000);
-    CHECK(shim.launches == launches && shim.memory.empty());
+    CHECK(shim.launches == launches && shim.memory.size() == 1); /* the backend's workspace of products */
     bmvp_cuda_release(b);
 }
 
@@ -408,5 +566,9 @@ int main(int argc, char **argv)
     CHECK_RUN(test_graphs);
     CHECK_RUN(test_late_losses);
     CHECK_RUN(test_errors_while_recording);
+    CHECK_RUN(test_kinds_of_graphs);
+    CHECK_RUN(test_large_uploads);
+    CHECK_RUN(test_capture_of_another);
+    CHECK_RUN(test_what_a_capture_allows);
     return check_end();
 }
