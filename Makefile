@@ -12,7 +12,7 @@
 #                   make tsan: threads under ThreadSanitizer
 #   make dist       build/bmvp-VERSION.tar.gz of the commit, which builds the same program twice and passes tests (tests/form/dist.sh)
 #                   SIGN=KEY signs it: a private key file of ssh's or the name of one of gpg's (tests/form/sign.sh)
-#   make analyze    clang --analyze over the program, gcc -fanalyzer over bmvp_nifti.h (tests/form/analyze.sh: minutes)
+#   make analyze    clang --analyze over headers and program, gcc -fanalyzer over bmvp_nifti.h (tests/form/analyze.sh: minutes)
 #   make windows    build/windows/bmvp.exe, by mingw-w64 (MINGW): examples/package/windows
 #   make install    headers, program, library (static, shared), bmvp.pc, CMake's package, manual page, completion: below PREFIX (DESTDIR/PREFIX)
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
