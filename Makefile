@@ -93,8 +93,8 @@ vpath %.c $(sort $(dir $(PROGRAM)))
 COURSE   = $(patsubst examples/%.c,build/%,$(wildcard examples/[0-9]*.c)) build/segment
 SOLUTIONS = $(patsubst examples/solutions/%.c,build/solution_%,$(wildcard examples/solutions/*.c))
 TESTS    = ops tape memory comm parallel parallel_ft method launch ranks atlas phantom json checkpoint hostile nets networks layers optim state \
-           masks step runs labels metrics nifti grids moved register release window predict weights finetune methods methods_unet methods_vit methods_swin
-USERS    = layers ops tape memory comm parallel parallel_ft method json optim state masks step runs labels metrics release window weights finetune
+           masks step runs labels metrics nifti grids moved stopped register release window predict weights finetune methods methods_unet methods_vit methods_swin
+USERS    = layers ops tape memory comm parallel parallel_ft method json optim state masks step runs labels metrics release window weights finetune stopped
 INSIDE   = checkpoint hostile networks nets predict
 TEST_H   = $(wildcard tests/support/*.h)
 SHIM_TESTS = nets optim step # what runs on the GPU that the CPU plays: the tiny networks

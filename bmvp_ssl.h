@@ -905,6 +905,11 @@ typedef struct bmvp_prepare_job {
     int constants; /* 1: an image of one value counts as missing whatever that is; 0: only if it is 0 */
     int masks;       /* 1: fill `content` and `inside` */
     const bmvp_nii_options *io; /* memory of the volumes; NULL: malloc */
+    /* As bmvp_config.progress: "images" before each is read and, on grids of their own, "resampled" before each is
+       (done of n), between them "poses", "rounds" and "masks" as bmvp_nii_register and bmvp_nii_brain_mask say them.
+       Nonzero: stop with BMVP_E_CANCELLED, nothing is left, and the job can be given again. NULL: none */
+    int (*progress)(void *user, const char *what, int64_t done, int64_t of);
+    void *progress_user;
 } bmvp_prepare_job;
 /* What alignment has found of an image. */
 typedef struct bmvp_aligned {
@@ -998,7 +1003,8 @@ typedef struct bmvp_prediction {
 } bmvp_prediction;
 /* Predicts a case from n images, of any subset of the task's modalities (others take part in the box only, as in
    `prepare`); a blank image counts as missing. Images that `prepare` wrote are taken as they are if it had this
-   network's settings, else refused. Progress and cancelling are the context's (bmvp_config.progress). On failure out is
+   network's settings, else refused. Progress and cancelling are the context's (bmvp_config.progress is told what a
+   bmvp_prepare_job tells, then "windows"). On failure out is
    empty and err says why; after a failure of the context (BMVP_E_CANCELLED, BMVP_E_OOM) bmvp_clear_error makes it ready
    for the next case. BMVP_E_ARG, BMVP_E_FORMAT, BMVP_E_IO, BMVP_E_SHAPE (grids), BMVP_E_OOM, BMVP_E_CANCELLED. Memory:
    the prepared images, two planes of probabilities, what the window needs, and the results. */
@@ -6173,6 +6179,12 @@ static bmvp_status bmvpi_check_image(const bmvp_nii_volume *v, const char *name,
     return BMVP_OK;
 }
 
+/* Does the caller want to go on? */
+static bmvp_status bmvpi_prepare_asked(const bmvp_prepare_job *job, const char *what, int done)
+{
+    return job->progress && job->progress(job->progress_user, what, done, job->n) ? BMVP_E_CANCELLED : BMVP_OK;
+}
+
 /* ---- one grid ---- */
 
 /* A case on its way: images are held without the zeros around them, each cut out of `grid` at `at`. */
@@ -6679,6 +6691,8 @@ static bmvp_status bmvpi_atlas_register(bmvpi_preparing *s, bmvp_error *err)
     memset(&region, 0, sizeof region);
     how.dof = s->job->how->to == BMVP_TO_AFFINE ? BMVP_NII_AFFINE : BMVP_NII_RIGID;
     how.search = s->job->how->search_all ? BMVP_NII_SEARCH_ALL : BMVP_NII_SEARCH_SMALL;
+    how.progress = s->job->progress;
+    how.progress_user = s->job->progress_user;
     if (a->brain) {
         st = bmvpi_atlas_near(&region, a, p->stripped ? 8 : 25, &e);
         how.mask = &region;
@@ -6709,6 +6723,8 @@ static bmvp_status bmvpi_atlas_mask(bmvpi_preparing *s, bmvp_nii_volume *mask, b
     int m, n = 1;
     memset(&how, 0, sizeof how);
     how.margin = s->job->how->strip_margin;
+    how.progress = s->job->progress;
+    how.progress_user = s->job->progress_user;
     v[0] = p->image[p->reference];
     for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
         if (!p->image[m].data || m == p->reference) continue;
@@ -6807,6 +6823,8 @@ static bmvp_status bmvpi_align_pair(double matrix[16], bmvp_aligned *to, const b
     bmvp_status st;
     memset(&how, 0, sizeof how);
     how.search = s->job->how->search_all ? BMVP_NII_SEARCH_ALL : BMVP_NII_SEARCH_SMALL;
+    how.progress = s->job->progress;
+    how.progress_user = s->job->progress_user;
     st = bmvp_nii_register(&r, &s->p->image[fixed], &s->p->image[moving], &how, &e);
     if (st)
         return bmvp_error_set(err, st, "%s cannot be registered to %s: %s", s->name[moving], s->name[fixed], e.message);
@@ -7028,7 +7046,10 @@ static bmvp_status bmvpi_align(bmvpi_preparing *s, bmvp_error *err)
     bmvp_status st = bmvpi_atlas_check(s->job, err);
     int i, m, r;
     memset(&mask, 0, sizeof mask);
-    for (i = 0; i < s->job->n && !st; ++i) st = bmvpi_take_image(s, &s->job->image[i], &m, err);
+    for (i = 0; i < s->job->n && !st; ++i) {
+        st = bmvpi_prepare_asked(s->job, "images", i);
+        if (!st) st = bmvpi_take_image(s, &s->job->image[i], &m, err);
+    }
     r = st ? -1 : bmvpi_align_reference(s);
     if (r < 0) return st;
     p->reference = r;
@@ -7044,9 +7065,10 @@ static bmvp_status bmvpi_align(bmvpi_preparing *s, bmvp_error *err)
     p->frame = s->grid;
     if (!st) st = bmvpi_atlas_brain(s, &mask, err);
     bmvp_nii_volume_free(&mask);
-    for (m = 0; m < BMVP_MODALITIES && !st; ++m) {
+    for (m = 0, i = 0; m < BMVP_MODALITIES && !st; ++m) {
         if (!p->image[m].data) continue;
-        if (m != r || s->job->how->to) st = bmvpi_align_resample(s, m, err);
+        st = bmvpi_prepare_asked(s->job, "resampled", i++);
+        if (!st && (m != r || s->job->how->to)) st = bmvpi_align_resample(s, m, err);
         if (!st && p->brain.data) bmvpi_cut_away(&p->image[m], &p->brain);
         if (!st) st = bmvpi_mark_content(s, &p->image[m], err);
         if (!st) st = bmvpi_named(s->name[m], bmvpi_trim(&p->image[m], s->at[m], &e), &e, err);
@@ -7066,11 +7088,14 @@ BMVP_API bmvp_status bmvp_prepare_images(bmvp_prepared_images *p, const bmvp_pre
     s.p = p;
     s.job = job;
     if (aligns) st = bmvpi_align(&s, err);
-    for (i = 0; i < job->n && !aligns && !st; ++i) st = bmvpi_prepare_image(&s, &job->image[i], err);
+    for (i = 0; i < job->n && !aligns && !st; ++i) {
+        st = bmvpi_prepare_asked(job, "images", i);
+        if (!st) st = bmvpi_prepare_image(&s, &job->image[i], err);
+    }
     if (!st && !aligns) st = bmvpi_prepare_label(&s, err);
     if (!st && s.first) st = bmvpi_prepare_box(&s, err);
     if (st) bmvp_prepared_images_free(p);
-    return st;
+    return st == BMVP_E_CANCELLED ? bmvp_error_set(err, st, "preparation: stopped, as was asked for") : st;
 }
 
 /* To mean 0 and deviation 1, of all voxels or of those that are not 0. Where all are alike they become 0. */
@@ -7527,6 +7552,8 @@ static bmvp_status bmvpi_take_prepared(bmvpi_predicting *s, const bmvp_prepare_j
     for (i = 0; i < s->n && !st; ++i) {
         const bmvp_image *k = &s->image[i];
         int m;
+        st = bmvpi_prepare_asked(job, "images", i);
+        if (st) return bmvp_error_set(err, st, "stopped, as was asked for");
         st = bmvpi_image_slot(&t, k, &m, err);
         if (!st) st = bmvp_image_read(&p->image[m], k, job->io, err);
         if (!st) st = bmvpi_check_finite(&p->image[m], t.name[m], err);
@@ -7535,6 +7562,12 @@ static bmvp_status bmvpi_take_prepared(bmvpi_predicting *s, const bmvp_prepare_j
         if (!st) st = bmvpi_mark_content(&t, &p->image[m], err);
     }
     return st;
+}
+
+/* The context asks: what it fails with is what bmvp_clear_error takes away. */
+static int bmvpi_predict_asked(void *user, const char *what, int64_t done, int64_t of)
+{
+    return bmvp_progress((bmvp_ctx *)user, what, done, of) != BMVP_OK;
 }
 
 static bmvp_status bmvpi_predict_prepare(bmvpi_predicting *s, bmvp_error *err)
@@ -7556,6 +7589,8 @@ static bmvp_status bmvpi_predict_prepare(bmvpi_predicting *s, bmvp_error *err)
     job.constants = 1;
     job.masks = 1;
     job.io = &s->p->io;
+    job.progress = bmvpi_predict_asked;
+    job.progress_user = s->p->c;
     st = bmvpi_predict_headers(s, &ready, err);
     if (st) return st;
     if (ready) return bmvpi_take_prepared(s, &job, err);

@@ -224,9 +224,11 @@ BMVP_API const bmvp_allocator *bmvp_allocator_of(const bmvp_ctx *c);
    The context keeps it. */
 BMVP_API bmvp_status bmvp_error_take(const bmvp_ctx *c, bmvp_error *err);
 /* "`done` of `of` `what`" for bmvp_config.progress (of 0: not known). Who tells: bmvp_ssl.h's trainer ("steps" that
-   are done, before each pass) and predictor ("windows"); programs may, too. bmvp_nii_register, which has no context,
-   takes the same function in its settings. Returns the context's status: BMVP_E_CANCELLED once the hook wants to stop.
-   Nobody is told in a plan or after a failure. */
+   are done, before each pass) and predictor (what its preparation tells, then "windows"); programs may, too. What has
+   no context takes the same function in its settings: bmvp_prepare_images ("images", "resampled"), bmvp_nii_register
+   ("poses"), bmvp_nii_brain_mask ("poses", "rounds", "masks"). A call that was stopped leaves nothing and can be made
+   again, with the same bits. Returns the context's status: BMVP_E_CANCELLED once the hook wants to stop. Nobody is told
+   in a plan or after a failure. */
 BMVP_API bmvp_status bmvp_progress(bmvp_ctx *c, const char *what, int64_t done, int64_t of);
 /* Not to be called from inside a task. */
 BMVP_API void bmvp_parallel(bmvp_ctx *c, int64_t n_tasks, bmvp_task_fn fn, void *arg);
@@ -1559,9 +1561,11 @@ BMVP_API bmvp_status bmvp_error_take(const bmvp_ctx *c, bmvp_error *err)
 
 BMVP_API bmvp_status bmvp_progress(bmvp_ctx *c, const char *what, int64_t done, int64_t of)
 {
-    if (c->cfg.progress && !c->cfg.plan && !bmvp_failed(c) && c->cfg.progress(c->cfg.progress_user, what, done, of))
-        bmvp_fail(c, BMVP_E_CANCELLED, "%s: stopped at %lld of %lld, as was asked for", what, (long long)done,
-                  (long long)of);
+    char all[32] = "";
+    if (!c->cfg.progress || c->cfg.plan || bmvp_failed(c)) return c->err.status;
+    if (of > 0) snprintf(all, sizeof all, " of %lld", (long long)of);
+    if (c->cfg.progress(c->cfg.progress_user, what, done, of))
+        bmvp_fail(c, BMVP_E_CANCELLED, "%s: stopped at %lld%s, as was asked for", what, (long long)done, all);
     return c->err.status;
 }
 

@@ -4,6 +4,7 @@
      build/experiments_page KIND RESULTS PAGE      KIND: efficiency, ablation, missing
      build/experiments_page baselines RESULTS COSTS PAGE      baselines.c
      build/experiments_page runs PAGE DATA SPLIT NAME=RUN=PREDICTIONS ...
+     build/experiments_page carry MASK IMAGE OUT MATRIX ...      carry.c
 
    RESULTS has one line for each fine-tuned network and test: arm <tab> x <tab> run <tab> metrics.json of `bmvp
    evaluate`. A run is a split and a seed, whatever it is called: arms are compared within it, case by case.
@@ -512,14 +513,17 @@ int main(int argc, char **argv)
     const int kind = argc == 4 && (strcmp(argv[1], "efficiency") == 0 || strcmp(argv[1], "ablation") == 0 ||
                                    strcmp(argv[1], "missing") == 0);
     const int baselines = argc == 5 && strcmp(argv[1], "baselines") == 0;
-    if (!kind && !baselines && !(argc > 5 && strcmp(argv[1], "runs") == 0)) {
+    const int carry = argc > 5 && strcmp(argv[1], "carry") == 0;
+    if (!kind && !baselines && !carry && !(argc > 5 && strcmp(argv[1], "runs") == 0)) {
         fprintf(stderr, "usage: experiments_page efficiency|ablation|missing RESULTS PAGE\n"
                         "       experiments_page baselines RESULTS COSTS PAGE\n"
-                        "       experiments_page runs PAGE DATA SPLIT NAME=RUN=PREDICTIONS ...\n");
+                        "       experiments_page runs PAGE DATA SPLIT NAME=RUN=PREDICTIONS ...\n"
+                        "       experiments_page carry MASK IMAGE OUT MATRIX ...\n");
         return CLI_USAGE;
     }
     st = kind        ? show_results(argv[1], argv[2], argv[3], &err)
          : baselines ? show_baselines(argv[2], argv[3], argv[4], &err)
+         : carry     ? carry_mask(argv[2], argv[3], argv[4], argv + 5, argc - 5, &err)
                      : show_runs(argv[2], argv[3], argv[4], argv + 5, argc - 5, &err);
     if (!st) return CLI_DONE;
     fprintf(stderr, "experiments_page: %s\n", err.message);

@@ -66,4 +66,8 @@ void show_table(report_page *page, table *t, const char *caption); /* on the pag
 /* The pre-training methods side by side, see baselines.c. */
 bmvp_status show_baselines(const char *results_file, const char *costs_file, const char *out, bmvp_error *err);
 
+/* A mask on the grid of another image, by transform files, see carry.c. */
+bmvp_status carry_mask(const char *mask_file, const char *image_file, const char *out, char **matrices, int n,
+                       bmvp_error *err);
+
 #endif

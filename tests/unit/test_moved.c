@@ -1,5 +1,5 @@
-/* test_moved.c - bmvp_nifti.h beside registration: resampling by a matrix, transform files, distances, components and
-   smoothing. Runs from the top folder. */
+/* test_moved.c - bmvp_nifti.h beside registration: resampling by a matrix, transform files, distances, components,
+   smoothing, what is doubtful of a mask and its holes. Runs from the top folder. */
 #define BMVP_NIFTI_IMPLEMENTATION
 #include "bmvp_nifti.h"
 #include "tests/support/nifti.h"
@@ -167,6 +167,48 @@ static void test_component_and_smoothing(void)
     bmvp_nii_volume_free(&v);
 }
 
+/* What a doubtful mask is said to be. */
+static void test_doubts(void)
+{
+    bmvp_nii_brain_report r;
+    char text[200];
+    memset(&r, 0, sizeof r);
+    r.stretch[0] = r.stretch[1] = r.stretch[2] = 1;
+    r.litres = 1.4;
+    r.kept = 0.95;
+    CHECK(bmvp_nii_brain_doubts(&r, text, sizeof text) == 0 && text[0] == 0);
+    r.litres = 2.5;
+    r.stretch[2] = 0.5;
+    r.against = 0.75;
+    CHECK(bmvp_nii_brain_doubts(&r, text, sizeof text) == 3);
+    CHECK(strstr(text, "0.50") && strstr(text, "2.50 litres") && strstr(text, "0.75 of it"));
+    CHECK(bmvp_nii_brain_doubts(&r, NULL, 0) == 3);
+    CHECK(bmvp_nii_brain_doubts(&r, text, 8) == 3 && strlen(text) == 7);
+    r.edge = 0.06;
+    CHECK(bmvp_nii_brain_doubts(&r, text, sizeof text) == 4 && strstr(text, "0.06 of its surface"));
+}
+
+/* Holes are filled; what comes from outside over two faces of the grid, a corner that the mask cuts off, is none. */
+static void test_holes(void)
+{
+    const int64_t dim[3] = { 12, 12, 4 };
+    double one[16];
+    bmvp_nii_volume v;
+    int64_t x, y, z;
+    bmvpi_nii_identity(one);
+    CHECK_OK(bmvp_nii_volume_create(&v, dim, one, NULL, &err));
+    for (z = 0; z < 4; ++z)
+        for (y = 0; y < 12; ++y)
+            for (x = 0; x < 12; ++x) v.data[(z * 12 + y) * 12 + x] = x > 2 && (x > 5 || y > 3);
+    v.data[(1 * 12 + 8) * 12 + 8] = 0;                      /* a hole */
+    v.data[(0 * 12 + 8) * 12 + 4] = 0;                      /* a dent of the first slice */
+    for (z = 0; z < 4; ++z) v.data[(z * 12 + 11) * 12 + 11] = 0;
+    CHECK_OK(bmvpi_nii_keep_largest(&v, 0, &err));
+    CHECK(v.data[(1 * 12 + 8) * 12 + 8] > 0 && v.data[(0 * 12 + 8) * 12 + 4] > 0);
+    CHECK(!(v.data[11 * 12 + 11] > 0) && !(v.data[0] > 0) && v.data[8] > 0);
+    bmvp_nii_volume_free(&v);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -176,6 +218,8 @@ int main(int argc, char **argv)
     CHECK_RUN(test_matrix_files);
     CHECK_RUN(test_distance);
     CHECK_RUN(test_component_and_smoothing);
+    CHECK_RUN(test_doubts);
+    CHECK_RUN(test_holes);
     CHECK(rmdir(folder) == 0);
     return check_end();
 }

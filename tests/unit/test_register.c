@@ -112,6 +112,8 @@ static void test_known_transforms(void)
         { { 0.2, 0.1, -0.6 }, { -25, 10, 22 }, 1, 1, 6, 0.7 }, { { 0.1, 0.05, 0.1 }, { 5, 3, -6 }, 0, 0, 12, 0.5 },
         { { 1.5, 0.2, 0.1 }, { 8, -11, 5 }, 1, 0, 6, 0.7 }, { { 0.3, -0.2, 0.4 }, { 40, -12, 10 }, 1, 1, 6, 0.7 },
         { { 0.1, 0.05, 0.1 }, { 5, 3, -6 }, 0, 0, 7, 0.1 },   { { 0.1, 0.05, 0.1 }, { 5, 3, -6 }, 0, 0, 9, 0.1 },
+        /* so scaled, it lies best in a turn by 15 degrees more while it has one scale or none */
+        { { 0.1, 0.05, 0.1 }, { 5, 3, -6 }, 1, 0, 12, 0.7 },
     };
     double one[16], truth[16], scale[16];
     bmvp_nii_volume f, m;
@@ -507,48 +509,6 @@ static void test_deformation(void)
     bmvp_nii_volume_free(&tmpl);
 }
 
-/* What a doubtful mask is said to be. */
-static void test_doubts(void)
-{
-    bmvp_nii_brain_report r;
-    char text[200];
-    memset(&r, 0, sizeof r);
-    r.stretch[0] = r.stretch[1] = r.stretch[2] = 1;
-    r.litres = 1.4;
-    r.kept = 0.95;
-    CHECK(bmvp_nii_brain_doubts(&r, text, sizeof text) == 0 && text[0] == 0);
-    r.litres = 2.5;
-    r.stretch[2] = 0.5;
-    r.against = 0.75;
-    CHECK(bmvp_nii_brain_doubts(&r, text, sizeof text) == 3);
-    CHECK(strstr(text, "0.50") && strstr(text, "2.50 litres") && strstr(text, "0.75 of it"));
-    CHECK(bmvp_nii_brain_doubts(&r, NULL, 0) == 3);
-    CHECK(bmvp_nii_brain_doubts(&r, text, 8) == 3 && strlen(text) == 7);
-    r.edge = 0.06;
-    CHECK(bmvp_nii_brain_doubts(&r, text, sizeof text) == 4 && strstr(text, "0.06 of its surface"));
-}
-
-/* Holes are filled; what comes from outside over two faces of the grid, a corner that the mask cuts off, is none. */
-static void test_holes(void)
-{
-    const int64_t dim[3] = { 12, 12, 4 };
-    double one[16];
-    bmvp_nii_volume v;
-    int64_t x, y, z;
-    bmvpi_nii_identity(one);
-    CHECK_OK(bmvp_nii_volume_create(&v, dim, one, NULL, &err));
-    for (z = 0; z < 4; ++z)
-        for (y = 0; y < 12; ++y)
-            for (x = 0; x < 12; ++x) v.data[(z * 12 + y) * 12 + x] = x > 2 && (x > 5 || y > 3);
-    v.data[(1 * 12 + 8) * 12 + 8] = 0;                      /* a hole */
-    v.data[(0 * 12 + 8) * 12 + 4] = 0;                      /* a dent of the first slice */
-    for (z = 0; z < 4; ++z) v.data[(z * 12 + 11) * 12 + 11] = 0;
-    CHECK_OK(bmvpi_nii_keep_largest(&v, 0, &err));
-    CHECK(v.data[(1 * 12 + 8) * 12 + 8] > 0 && v.data[(0 * 12 + 8) * 12 + 4] > 0);
-    CHECK(!(v.data[11 * 12 + 11] > 0) && !(v.data[0] > 0) && v.data[8] > 0);
-    bmvp_nii_volume_free(&v);
-}
-
 /* ---- the same bits with threads ---------------------------------------------------------------------------------- */
 
 typedef struct pool {
@@ -653,6 +613,109 @@ static void count_free(void *p, void *user)
 {
     if (p) --((counting *)user)->open;
     free(p);
+}
+
+/* Asks to stop at the left-th time that it is told of `at`; counts what is computed after that. */
+typedef struct halting { const char *at; int left, stopped, after, asked; } halting;
+
+static int halt(void *user, const char *what, int64_t done, int64_t of)
+{
+    halting *h = (halting *)user;
+    CHECK(!h->stopped && done >= 0 && of == 0);
+    ++h->asked;
+    h->stopped = strcmp(what, h->at) == 0 && --h->left == 0;
+    return h->stopped;
+}
+
+static void run_here(void *user, int64_t n, bmvp_task_fn fn, void *arg)
+{
+    halting *h = (halting *)user;
+    int64_t i;
+    h->after += h->stopped;
+    for (i = 0; i < n; ++i) fn(arg, i, 0);
+}
+
+/* Where it is stopped, in the search, in a climb, at a bracket of scales, on the next level: no pose is looked at any
+   more, nothing stays, and the same call goes through. */
+static void test_stopped(void)
+{
+    static const int left[8] = { 1, 80, 82, 90, 130, 180, 210, 100000 };
+    double one[16], truth[16];
+    bmvp_nii_volume f, m;
+    bmvp_nii_registration r, other;
+    bmvp_nii_register_how how;
+    counting memory;
+    int i;
+    memset(&memory, 0, sizeof memory);
+    bmvpi_nii_identity(one);
+    pose_of(truth, 0.1, 0.2, -0.1, 6, -4, 9);
+    scan(&f, coarse_dim, coarse_affine, one, 0);
+    scan(&m, coarse_dim, coarse_affine, truth, 2);
+    f.allocator.alloc = count_alloc, f.allocator.free = count_free, f.allocator.user = &memory;
+    memset(&how, 0, sizeof how);
+    how.dof = BMVP_NII_AFFINE;
+    how.level[0] = 16;
+    how.level[1] = 8;
+    how.samples = 2000;
+    CHECK_OK(bmvp_nii_register(&r, &f, &m, &how, &err));
+    for (i = 0; i < 8; ++i) {
+        halting h = { "poses", 0, 0, 0, 0 };
+        h.left = left[i];
+        how.progress = halt, how.parallel = run_here;
+        how.progress_user = how.parallel_user = &h;
+        if (i == 7) {
+            CHECK_OK(bmvp_nii_register(&other, &f, &m, &how, &err));
+            CHECK(memcmp(&r, &other, sizeof r) == 0 && h.asked > 250);
+        } else {
+            CHECK_FAILS(bmvp_nii_register(&other, &f, &m, &how, &err), E_CANCELLED, "stopped, as was asked for");
+            CHECK(h.stopped && h.after == 0 && h.asked == left[i] && other.nmi == 0 && memory.open == 0);
+        }
+    }
+    f.allocator.alloc = NULL, f.allocator.free = NULL;
+    bmvp_nii_volume_free(&f);
+    bmvp_nii_volume_free(&m);
+}
+
+static void test_mask_stopped(void)
+{
+    static const struct { const char *at; int left; } row[6] = {
+        { "poses", 1 }, { "poses", 120 }, { "rounds", 1 }, { "rounds", 3 }, { "masks", 1 }, { "nothing", 1 }
+    };
+    bmvp_nii_volume tmpl, brain, v, mask[2];
+    bmvp_nii_brain_report report[2];
+    bmvp_nii_brain_how how;
+    counting memory;
+    double one[16];
+    int i, k;
+    memset(&memory, 0, sizeof memory);
+    memset(&how, 0, sizeof how);
+    bmvpi_nii_identity(one);
+    scan(&tmpl, coarse_dim, coarse_affine, one, 0);
+    brain_of(&brain, &tmpl, one);
+    scan(&v, coarse_dim, coarse_affine, one, 1);
+    CHECK_OK(bmvp_nii_brain_mask(&mask[0], &v, 1, &tmpl, &brain, NULL, &report[0], &err));
+    v.allocator.alloc = count_alloc, v.allocator.free = count_free, v.allocator.user = &memory;
+    for (i = 0; i < 6; ++i) {
+        halting h = { NULL, 0, 0, 0, 0 };
+        h.at = row[i].at, h.left = row[i].left;
+        how.progress = halt, how.progress_user = &h;
+        how.parallel = run_here, how.parallel_user = &h;
+        k = bmvp_nii_brain_mask(&mask[1], &v, 1, &tmpl, &brain, &how, &report[1], &err) == BMVP_OK;
+        CHECK(k == (i == 5) && h.stopped == !k && h.after == 0);
+        if (k) continue;
+        CHECK(err.status == BMVP_E_CANCELLED && !mask[1].data && report[1].litres == 0 && memory.open == 0);
+        CHECK_HOLDS(err.message, "stopped, as was asked for");
+    }
+    CHECK(memcmp(&report[0], &report[1], sizeof report[0]) == 0);
+    k = (int)(v.dim[0] * v.dim[1] * v.dim[2]);
+    CHECK(mask[1].data && memcmp(mask[0].data, mask[1].data, (size_t)k * sizeof(float)) == 0);
+    bmvp_nii_volume_free(&mask[1]);
+    CHECK(memory.open == 0);
+    v.allocator.alloc = NULL, v.allocator.free = NULL;
+    bmvp_nii_volume_free(&v);
+    bmvp_nii_volume_free(&mask[0]);
+    bmvp_nii_volume_free(&brain);
+    bmvp_nii_volume_free(&tmpl);
 }
 
 static void test_refused(void)
@@ -797,11 +860,11 @@ int main(int argc, char **argv)
     CHECK_RUN(test_no_memory);
     CHECK_RUN(test_brain_without_memory);
     CHECK_RUN(test_threads_and_both_ways);
+    CHECK_RUN(test_stopped);
+    CHECK_RUN(test_mask_stopped);
     CHECK_RUN(test_known_transforms);
     CHECK_RUN(test_brain_mask);
     CHECK_RUN(test_deformation);
-    CHECK_RUN(test_doubts);
-    CHECK_RUN(test_holes);
     CHECK_RUN(test_real_heads);
     CHECK_RUN(test_real_capture);
     CHECK_RUN(test_real_contrasts);
