@@ -11,7 +11,8 @@
 #   make asan       the tests under AddressSanitizer and UndefinedBehaviorSanitizer; make asan-cuda: the kernels on the CPU shim;
 #                   make tsan: threads under ThreadSanitizer
 #   make dist       build/bmvp-VERSION.tar.gz of the commit, which builds the same program twice and passes tests (tests/form/dist.sh)
-#   make analyze    clang --analyze over the program, gcc -fanalyzer over bmvp_nifti.h (tests/form/analyze.sh: minutes)
+#                   SIGN=KEY signs it: a private key file of ssh's or the name of one of gpg's (tests/form/sign.sh)
+#   make analyze    clang --analyze over headers and program, gcc -fanalyzer over bmvp_nifti.h (tests/form/analyze.sh: minutes)
 #   make windows    build/windows/bmvp.exe, by mingw-w64 (MINGW): examples/package/windows
 #   make install    headers, program, library (static, shared), bmvp.pc, CMake's package, manual page, completion: below PREFIX (DESTDIR/PREFIX)
 #   make CUDA=1     build/bmvp with --device cuda (after a build without: make clean-tests first)
@@ -224,17 +225,19 @@ FUZZ    = checkpoint json nifti lists meet texts trainers
 MET     = %rendezvous.o %star.o %launch.o
 build/harness_meet.o build/fuzz_meet: $(addprefix examples/bmvp/ranks/,rendezvous.c star.c launch.c)
 SECONDS ?= 60
+# counted.c looks at what the program takes by malloc
+COUNTED = $(foreach f,malloc calloc realloc free,-Wl,--wrap=$(f))
 FUZZ_H  = tests/fuzz/fuzz.h $(HEADERS) $(PROGRAM_H)
 build/harness_%.o: tests/fuzz/%.c $(FUZZ_H) | build
 	$(COMPILE) -DFUZZ_ONE=fuzz_$* -c $< -o $@
-build/replay: tests/fuzz/replay.c $(FUZZ:%=build/harness_%.o) $(PROGRAM_O) $(CUDA_O) tests/support/check.h
-	$(COMPILE) $< $(FUZZ:%=build/harness_%.o) $(filter-out $(MET),$(PROGRAM_O)) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
+build/replay: tests/fuzz/replay.c $(FUZZ:%=build/harness_%.o) build/harness_counted.o $(PROGRAM_O) $(CUDA_O) tests/support/check.h
+	$(COMPILE) $(COUNTED) $< $(FUZZ:%=build/harness_%.o) build/harness_counted.o $(filter-out $(MET),$(PROGRAM_O)) $(CUDA_O) -o $@ $(GZ) $(CUDA_LIBS) $(LDLIBS)
 CLANG_FUZZ = clang -std=c99 -O1 -g1 -DBMVP_NO_SIMD $(DEFS) -I. -Iexamples/bmvp -fsanitize=address,undefined -fno-sanitize-recover=undefined
 FUZZ_O  = $(patsubst %.c,build/fuzzed_%.o,$(notdir $(PROGRAM)))
 build/fuzzed_%.o: %.c $(HEADERS) $(PROGRAM_H) | build
 	$(CLANG_FUZZ) -fsanitize=fuzzer-no-link -c $< -o $@
-build/fuzz_%: tests/fuzz/%.c $(FUZZ_H) $(FUZZ_O)
-	$(CLANG_FUZZ) -fsanitize=fuzzer $< $(if $(filter meet,$*),$(filter-out $(MET),$(FUZZ_O)),$(FUZZ_O)) -o $@ $(GZ) $(LDLIBS)
+build/fuzz_%: tests/fuzz/%.c tests/fuzz/counted.c $(FUZZ_H) $(FUZZ_O)
+	$(CLANG_FUZZ) -fsanitize=fuzzer $(COUNTED) $< tests/fuzz/counted.c $(if $(filter meet,$*),$(filter-out $(MET),$(FUZZ_O)),$(FUZZ_O)) -o $@ $(GZ) $(LDLIBS)
 fuzz: $(FUZZ:%=build/fuzz_%)
 	@sh tests/fuzz/run.sh $(SECONDS) $(FUZZ)
 faults: build/bmvp
@@ -352,7 +355,7 @@ install: build/bmvp build/libbmvp.a build/libbmvp.so
 	sh $(PACKAGE)/pages.sh build/bmvp zsh >$(TO)/share/zsh/site-functions/_bmvp
 
 dist:
-	@CC="$(CC)" CFLAGS="$(CFLAGS)" GZ="$(GZ)" DEFS="$(DEFS)" VERSION="$(VERSION)" sh tests/form/dist.sh
+	@CC="$(CC)" CFLAGS="$(CFLAGS)" GZ="$(GZ)" DEFS="$(DEFS)" VERSION="$(VERSION)" SIGN="$(SIGN)" sh tests/form/dist.sh
 analyze:
 	@DEFS="$(DEFS)" sh tests/form/analyze.sh
 

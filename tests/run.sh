@@ -39,7 +39,7 @@ run()
 run_shells()
 {
     worker=shells
-    for t in form/house form/forms form/readme program/cli program/layouts program/launch program/ranks_cli program/finetune_cli \
+    for t in form/house form/forms form/readme form/sign program/cli program/layouts program/launch program/ranks_cli program/finetune_cli \
         program/train_cli fuzz/replay faults/faults program/weights program/raw program/state program/methods program/baselines program/course program/install gpu/cuda_cli; do
         case " ${LEAVE_OUT-} " in
         *" $t "*) ;;

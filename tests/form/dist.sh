@@ -1,12 +1,13 @@
 #!/bin/sh
 # dist.sh - `make dist`: build/bmvp-VERSION.tar.gz of the commit that is checked out, and its SHA-256. It is unpacked in two folders: both
-# make the same program, byte by byte, and the first makes phantoms, prepares them and passes the tests of files.
-# Environment: CC, CFLAGS, GZ, DEFS, VERSION.
+# make the same program, byte by byte, and the first makes phantoms, prepares them and passes the tests of files. With SIGN it is signed then.
+# Environment: CC, CFLAGS, GZ, DEFS, VERSION, SIGN (a key, see sign.sh).
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/support/check.sh
 . tests/support/check.sh
 name=bmvp-${VERSION:?make dist sets it}
-archive=$PWD/build/$name.tar.gz
+home=$PWD
+archive=$home/build/$name.tar.gz
 if ! git rev-parse -q --verify HEAD >"$T/commit" 2>/dev/null; then
     echo "make dist needs the repository: the archive is made of a commit"
     exit 1
@@ -15,6 +16,7 @@ if [ -n "$(git status --porcelain)" ]; then echo "note: what is not committed is
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
 mkdir -p build
+rm -f "$archive".* # hash and signature of an older one
 for i in 1 2; do git archive --format=tar --prefix="$name/" HEAD | gzip -n -9 >"$T/$i.tar.gz"; done
 check "the archive is the same twice" cmp "$T/1.tar.gz" "$T/2.tar.gz"
 cp "$T/1.tar.gz" "$archive"
@@ -30,4 +32,6 @@ for t in nifti json; do expect 0 " 0 failed" build/test_$t; done
 expect 0 "" build/bmvp phantom --out "$T/phantoms" --cases 2 --size 24
 expect 0 "" build/bmvp prepare --data "$T/phantoms" --out "$T/prepared"
 cd "$(dirname "$archive")" && sha256sum "$name.tar.gz" | tee "$name.tar.gz.sha256"
+cd "$home" || exit 1
+if [ -n "${SIGN-}" ] && [ "$failed" -eq 0 ]; then check "signed with $SIGN" sh tests/form/sign.sh "$archive" "$SIGN"; fi
 finish

@@ -81,6 +81,10 @@ static inline void fuzz_end(const fuzz_memory *m)
     FUZZ_CHECK(fuzz_now() - m->began <= m->seconds);
 }
 
+/* The same bounds for readers of the program, which have malloc and no allocator (counted.c) */
+void fuzz_counted_begin(size_t n);
+void fuzz_counted_end(void);
+
 /* The bytes as a file without a disk; one at a time. */
 static inline const char *fuzz_file(const void *p, size_t n)
 {

@@ -13,9 +13,11 @@ int FUZZ_ONE(const uint8_t *data, size_t n)
     const char *path = fuzz_file(data, n);
     if (!saved[0]) snprintf(saved, sizeof saved, "/tmp/bmvp_fuzz_%ld.json", (long)getpid());
     memset(&e, 0, sizeof e);
+    fuzz_counted_begin(n);
     if (dataset_load(&d, path, &e)) {
         fuzz_refused(e.status, &e);
         dataset_free(&d);
+        fuzz_counted_end();
         return 0;
     }
     FUZZ_CHECK(d.n > 0);
@@ -28,6 +30,7 @@ int FUZZ_ONE(const uint8_t *data, size_t n)
         unlink(saved);
     }
     dataset_free(&d);
+    fuzz_counted_end();
     FUZZ_CHECK(fuzz_now() - began <= 2 + 1e-6 * (double)n);
     return 0;
 }

@@ -237,12 +237,14 @@ int FUZZ_ONE(const uint8_t *data, size_t n)
 {
     const double began = fuzz_now();
     if (n < 1) return 0;
+    fuzz_counted_begin(n);
     switch (data[0] & 3) {
     case 0: visitors(data + 1, n - 1); break;
     case 1: answer(data + 1, n - 1); break;
     case 2: environment(data + 1, n - 1); break;
     default: control(data + 1, n - 1); break;
     }
+    fuzz_counted_end();
     FUZZ_CHECK(fuzz_now() - began <= 2 + 1e-6 * (double)n);
     return 0;
 }

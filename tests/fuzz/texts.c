@@ -73,11 +73,13 @@ int FUZZ_ONE(const uint8_t *data, size_t n)
 {
     const double began = fuzz_now();
     if (n < 1) return 0;
+    fuzz_counted_begin(n);
     switch (data[0] & 3) {
     case 0: matrix(fuzz_file(data + 1, n - 1)); break;
     case 1: table(fuzz_file(data + 1, n - 1)); break;
     default: labels(data + 1, n - 1, data[0] & 1 ? "regions" : NULL); break;
     }
+    fuzz_counted_end();
     FUZZ_CHECK(fuzz_now() - began <= 2 + 1e-6 * (double)n);
     return 0;
 }
