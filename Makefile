@@ -4,6 +4,7 @@
 #   make experiments  label efficiency, ablation, missing modalities -> experiments/experiments.html (settings: examples/experiments/common.sh)
 #   make baselines  every pre-training method before the same fine-tuning -> experiments/baselines.html (examples/experiments/baselines.sh)
 #   make course     the lessons of examples/ and the solutions of their exercises (examples/README.md)
+#   make course-levels  every lesson on every instruction set, its figures compared: minutes (make test leaves the slow ones out)
 #   make twins      lessons beside their twins in PyTorch (PYTHON), whose figures are the same: examples/pytorch
 #   make test       everything that needs no Python and no network; BMVP_DATA=DIR adds the tests on real data kept there
 #   make bench      speed, beside its peers where they are installed
@@ -183,6 +184,8 @@ build/lessons/%.c: examples/%.c | build
 build/solution_%: examples/solutions/%.c $(LESSONS) $(LESSON_H) build/library.o $(HEADERS)
 	sed 's/^#define BMVP_IMPLEMENTATION$$//' $< | $(COMPILE) -Ibuild/lessons -Iexamples -x c - -x none build/library.o -o $@ $(GZ) $(LDLIBS)
 course: $(COURSE) $(SOLUTIONS)
+course-levels: course
+	@CC="$(CC)" CXX="$(CXX)" GZ="$(GZ)" COURSE_LEVELS=all sh tests/program/course.sh
 twins: $(patsubst examples/pytorch/%.py,build/%,$(wildcard examples/pytorch/*.py))
 	$(or $(PYTHON),python3) tests/reference/course_reference.py
 
@@ -363,5 +366,5 @@ clean:
 	rm -rf build demo experiments
 
 
-.PHONY: all dist analyze windows course twins fuzz faults cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
+.PHONY: all dist analyze windows course course-levels twins fuzz faults cuda cuda-shim test-gpu bench-cuda demo experiments baselines tests test bench portable asan asan-cuda sanitized-asan sanitized-asan-cuda tsan install clean clean-tests
 .SECONDARY:

@@ -4,8 +4,8 @@
    equations of the paper (arXiv 2410.10604). One view is filled from another modality of the case, the other one from
    the template, a volume that belongs to a modality and is learned: where it is shown gradients flow into it.
    Run:  cc -O2 -I. examples/07_method.c -o 07_method -lm -lpthread && ./07_method          (5 s; compiling: 20 s)
-   You see, numbers within 5 % or 0.005 (tests run it on the best level, AVX2, C's vectors; plain loops take 33 s); and
-   07_method.svg: crop, masks, views, what is rebuilt, the template:
+   You see, numbers within 5 % or 0.005 (tests: the best level, AVX2, C's vectors;
+   `make course-levels`: plain, 33 s); and 07_method.svg: crop, masks, views, what is rebuilt, the template:
    | by hand        cross-modal 0.2611  distillation 0.2612  contrast 1.0864
    | bmvp_ssl_step  cross-modal 0.2611  distillation 0.2612  contrast 1.0864
    | template of t1, root mean square: after step 1 0.001, after step 26 0.051; cross-modal 0.076

@@ -3,7 +3,7 @@
    What you learn: layers are made by name, as PyTorch's modules are; a row in a table makes a network of them that
    the library trains, saves and reads like its own. The U-Net finds balls in noise, is saved and read back.
    Run:  cc -O2 -I. examples/08_own_network.c -o 08_own_network -lm -lpthread && ./08_own_network (2 s; compiling: 15 s)
-   You see, numbers within 15 % or 0.03 (tests run it on the best level, AVX2 and C's vectors; plain loops take 15 s):
+   You see, numbers within 15 % or 0.03 (tests: the best level, AVX2, C's vectors; `make course-levels`: plain, 15 s):
    | step  0  Dice loss 0.92
    | step 59  Dice loss 0.09
    | read back: the same logits

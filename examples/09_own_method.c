@@ -4,7 +4,7 @@
    Three of four 16^3 patches are hidden, the loss falls. The right column is a run that was left after step 10 and
    taken up from its checkpoint: the same numbers to the last digit.
    Run:  cc -O2 -I. examples/09_own_method.c -o 09_own_method -lm -lpthread && ./09_own_method (5 s; compiling: 20 s)
-   You see, numbers within 5 % or 0.01 (tests run it on the best level, AVX2 and C's vectors; plain loops take 33 s):
+   You see, numbers within 5 % or 0.01 (tests: the best level, AVX2, C's vectors; `make course-levels`: plain, 33 s):
    | step  1  loss 0.2207  with a break 0.2207
    | step 20  loss 0.032  with a break 0.032
    Exercises:

@@ -4,8 +4,8 @@
    of a case are for, and how the template of a missing modality stands in for it at prediction. Cases are balls of
    random place in two "modalities" that show them differently; the label is the ball.
    Run:  cc -O2 -I. examples/10_finetune.c -o 10_finetune -lm -lpthread && ./10_finetune     (16 s; compiling: 20 s)
-   You see, numbers within 20 % or 0.1 (tests run it on the best level alone; AVX2 takes 12 s, C's vectors 22); and
-   10_finetune.svg: the images, the truth, both predictions:
+   You see, numbers within 20 % or 0.1 (tests: the best level; `make course-levels`: AVX2 12 s, C's vectors 22,
+   plain); and 10_finetune.svg: the images, the truth, both predictions:
    | from the checkpoint: 123 tensors taken, 2 adapted, 8 fresh
    | step 60: loss 1.0
    | Dice with both modalities 0.816, with t2 filled by its template #

@@ -6,7 +6,7 @@
    What ranks exchange with is a table of six functions, bmvp_comm; tests/support/ranks.h fills one for threads, the
    program has others for sockets and MPI.
    Run:  cc -O2 -I. examples/12_ranks.c -o 12_ranks -lm -lpthread && ./12_ranks             (5 s; compiling: 20 s)
-   You see, numbers within 1 % or 0.02 (tests run it on the best level, AVX2 and C's vectors; plain loops take 16 s):
+   You see, numbers within 1 % or 0.02 (tests: the best level, AVX2, C's vectors; `make course-levels`: plain, 16 s):
    | rank 0 alone 0.50 with the others 1.50
    | rank 1 alone 2.50 with the others 1.50
    | contrast of step 1, log 4 is 1.386, log 2 0.693

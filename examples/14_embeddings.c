@@ -7,7 +7,7 @@
    chance gives 2. After 32 steps: all. Of cases that the network never saw about half: eight cases are largely
    learned by heart, and what generalises needs many (exercise 1).
    Run:  cc -O2 -I. examples/14_embeddings.c -o 14_embeddings -lm -lpthread && ./14_embeddings (8 s; compiling: 20 s)
-   You see, numbers within 15 % or 5 (tests run it on the best level, AVX2 and C's vectors; plain loops take 99 s); and
+   You see, numbers within 15 % or 5 (tests: the best level, AVX2, C's vectors; `make course-levels`: plain, 99 s); and
    14_embeddings.svg: cosines of all pairs, those of a case side by side:
    | by chance: own case 2.1 own modality 7.3
    | before: own case 5 of 24 own modality 8

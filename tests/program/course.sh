@@ -95,8 +95,9 @@ for source in examples/[0-9]*.c; do
     check "$name: two exercises" test "$(sed '/\*\//q' "$source" | grep -c '^   [12]\. ')" = 2
     warned "$source" "$name"
 done
-# On every instruction set the same, where that takes seconds: level.c changes what a lesson's contexts ask for. The best of the processor ran
-# above. Plain loops train too slowly for 07, 08, 09, 12 and 14; 10 runs on the processor's own alone. What it lacks runs on the best that it has.
+# On every instruction set the same: level.c changes what a lesson's contexts ask for. The best of the processor ran above. Plain loops train too
+# slowly for 07, 08, 09, 12 and 14, and 10 on all but the processor's own: these are run by COURSE_LEVELS=all alone (make course-levels: minutes,
+# nothing else of this file below). What the processor lacks runs on the best that it has.
 level_of() # LESSON: the lesson linked with level.c
 {
     sed 's/^#define BMVP_IMPLEMENTATION$//' "examples/$1.c" >"$T/lesson.c"
@@ -104,15 +105,18 @@ level_of() # LESSON: the lesson linked with level.c
     # shellcheck disable=SC2086 # flags are words
     ${CC:-cc} -std=c99 -O2 -I. tests/support/level.c "$T/lesson.o" build/library.o -o "$T/lesson" $GZ -lm -lpthread
 }
-for name in 01_tensors 02_tape 03_gradient_checks 04_convolution 05_attention 06_nifti 07_method 08_own_network 09_own_method 11_registration \
-    12_ranks 13_gpu 14_embeddings; do
-    silent "$name with level.c" level_of $name
+for source in examples/[0-9]*.c; do
+    name=$(basename "$source" .c)
+    silent "$name with level.c" level_of "$name"
     for level in plain vector avx2; do
-        case $level$name in plain07* | plain08* | plain09* | plain12* | plain14*) continue ;; esac
+        case ${COURSE_LEVELS-}$level$name in
+        plain07* | plain08* | plain09* | plain12* | plain14* | plain10* | vector10* | avx210*) continue ;;
+        esac
         (cd "$T" && TEST_LEVEL=$level TEST_THREADS=1 ./lesson) >"$T/$name.$level" 2>&1
-        check "$name prints what its head shows, level $level" agrees "examples/$name.c" "$T/$name.$level"
+        check "$name prints what its head shows, level $level" agrees "$source" "$T/$name.$level"
     done
 done
+if [ "${COURSE_LEVELS-}" = all ]; then finish; fi
 for source in examples/solutions/*.c; do
     name=$(basename "$source" .c)
     (cd "$T" && "$here/build/solution_$name") >"$T/solution" 2>&1
