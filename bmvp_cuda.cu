@@ -6259,7 +6259,10 @@ static void groupnorm_relu_backward(bmvp_ctx *c, bmvp_tensor *y)
     if (gr) map(c, relu_back_map{ result(y), gradient(y), gr, (float)y->args.groupnorm_relu.slope, add }, y->numel);
     norm_backward(c, y, y->dim[0], y->args.groupnorm_relu.groups, 1, NULL);
 }
-static int64_t groupnorm_relu_workspace(const bmvp_ctx *, const bmvp_tensor *y, int) { return norm_workspace(y, y->dim[0]); }
+static int64_t groupnorm_relu_workspace(const bmvp_ctx *, const bmvp_tensor *y, int)
+{
+    return norm_workspace(y, y->dim[0]);
+}
 
 /* >>op masked_fill ------------------------------------------------------------------------------------------------- */
 

@@ -1002,11 +1002,14 @@ static bmvpi_nii_io bmvpi_nii_io_make(const char *name, const bmvp_nii_options *
     return io;
 }
 
-/* Large blocks are whole huge pages. */
+/* What a block of n bytes holds: large ones are whole huge pages where the system has those. */
 static size_t bmvpi_nii_rounded(size_t n)
 {
+#ifdef MADV_HUGEPAGE
     const size_t huge = (size_t)BMVPI_NII_HUGE_PAGE;
-    return n >= (size_t)BMVPI_NII_HUGE ? (n + huge - 1) / huge * huge : n;
+    if (n >= (size_t)BMVPI_NII_HUGE) return (n + huge - 1) / huge * huge;
+#endif
+    return n;
 }
 
 static void *bmvpi_nii_alloc(const bmvp_allocator *memory, int64_t bytes)

@@ -257,6 +257,8 @@ static bmvp_tensor *recomputed(bmvp_ctx *c)
     bmvp_drop(c, n);
     return bmvp_add_into(c, x, y);
 }
+static bmvp_tensor *many(bmvp_ctx *c) { return leaf(c, { 2, 9, 10, 11, 12 }); }
+static bmvp_tensor *twelve(bmvp_ctx *c) { return leaf(c, { 12 }); }
 static bmvp_tensor *many_batchnorm(bmvp_ctx *c)
 {
     bmvp_tensor *x = leaf(c, { 2, 9, 10, 11, 40 }), *gamma = leaf(c, { 40 }), *beta = leaf(c, { 40 });
@@ -297,15 +299,9 @@ static const struct awkward {
     { "layernorm many",
       [](bmvp_ctx *c) { return bmvp_layernorm(c, leaf(c, { 3000, 20 }), leaf(c, { 20 }), leaf(c, { 20 }), 1e-5); } },
     { "batchnorm many", many_batchnorm },
-    { "groupnorm many",
-      [](bmvp_ctx *c) {
-          return bmvp_groupnorm(c, leaf(c, { 2, 9, 10, 11, 12 }), leaf(c, { 12 }), leaf(c, { 12 }), 4, 1e-5);
-      } },
+    { "groupnorm many", [](bmvp_ctx *c) { return bmvp_groupnorm(c, many(c), twelve(c), twelve(c), 4, 1e-5); } },
     { "groupnorm_relu many",
-      [](bmvp_ctx *c) {
-          bmvp_tensor *x = leaf(c, { 2, 9, 10, 11, 12 });
-          return bmvp_groupnorm_relu(c, x, leaf(c, { 12 }), leaf(c, { 12 }), leaf(c, { 2, 9, 10, 11, 12 }), 4, 1e-5, 0.1);
-      } },
+      [](bmvp_ctx *c) { return bmvp_groupnorm_relu(c, many(c), twelve(c), twelve(c), many(c), 4, 1e-5, 0.1); } },
     { "instancenorm", [](bmvp_ctx *c) { return bmvp_instancenorm(c, leaf(c, { 3, 6, 10, 11, 33 }), 1e-5); } },
     { "norm recomputed", recomputed },
     { "permute", permuted },
@@ -601,10 +597,7 @@ static bmvp_tensor *product_conv(bmvp_ctx *c)
 {
     return conv(c, leaf(c, { 1, 4, 6, 2, 3 }), leaf(c, { 2, 2, 2, 3, 5 }), leaf(c, { 5 }), 2, 0, 1);
 }
-static bmvp_tensor *product_plain(bmvp_ctx *c)
-{
-    return bmvp_linear(c, leaf(c, { 37, 21 }), leaf(c, { 21, 19 }), NULL);
-}
+static bmvp_tensor *product_bare(bmvp_ctx *c) { return bmvp_linear(c, leaf(c, { 37, 21 }), leaf(c, { 21, 19 }), NULL); }
 static bmvp_tensor *product_chain(bmvp_ctx *c) /* one shape, two biases */
 {
     bmvp_tensor *x = bmvp_linear(c, leaf(c, { 37, 21 }), leaf(c, { 21, 21 }), leaf(c, { 21 }));
@@ -614,7 +607,7 @@ static bmvp_tensor *product_linear_onto(bmvp_ctx *c) { return linear_residual(c,
 static bmvp_tensor *product_mlp_onto(bmvp_ctx *c) { return mlp_residual(c, 33, 7, 28, 5, 1, 0); }
 static void test_products(void)
 {
-    for (auto build : { product_linear, product_mlp, product_conv, product_plain, product_chain, product_linear_onto,
+    for (auto build : { product_linear, product_mlp, product_conv, product_bare, product_chain, product_linear_onto,
                         product_mlp_onto }) {
         const bmvp_backend *b[2] = { gpu(), gpu() };
         std::vector<named> got[3];

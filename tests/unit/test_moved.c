@@ -1,8 +1,34 @@
 /* test_moved.c - bmvp_nifti.h beside registration: resampling by a matrix, transform files, distances, components,
-   smoothing, what is doubtful of a mask and its holes. Runs from the top folder. */
+   smoothing, what is doubtful of a mask and its holes. Runs from the top folder. It is built as where the system has no
+   huge pages, as on macOS and Windows. */
+#define _DEFAULT_SOURCE 1
+#include <sys/mman.h>
+#undef MADV_HUGEPAGE
 #define BMVP_NIFTI_IMPLEMENTATION
 #include "bmvp_nifti.h"
 #include "tests/support/nifti.h"
+
+/* A pool hands a block out again for no more bytes than malloc was asked for. */
+static void test_pool(void)
+{
+    const size_t first = 1500000, more = 2000000;           /* both less than a huge page */
+    bmvp_nii_pool pool;
+    bmvp_allocator m;
+    void *block;
+    memset(&pool, 0, sizeof pool);
+    m = bmvp_nii_pool_allocator(&pool);
+    block = m.alloc(first, m.user);
+    CHECK(block != NULL);
+    CHECK(pool.entry[0].bytes == (int64_t)first || pool.entry[BMVP_NII_POOL_BLOCKS - 1].bytes == (int64_t)first);
+    m.free(block, m.user);
+    CHECK(m.alloc(first - 1, m.user) == block);
+    m.free(block, m.user);
+    block = m.alloc(more, m.user);
+    CHECK(block != NULL);
+    memset(block, 1, more);                                 /* AddressSanitizer looks at this one */
+    m.free(block, m.user);
+    bmvp_nii_pool_free(&pool);
+}
 
 static void test_resample_to(void)
 {
@@ -214,6 +240,7 @@ int main(int argc, char **argv)
     check_begin(argc, argv);
     strcpy(folder, "/tmp/bmvp_test_moved_XXXXXX");
     if (mkdtemp(folder) == NULL) return 1;
+    CHECK_RUN(test_pool);
     CHECK_RUN(test_resample_to);
     CHECK_RUN(test_matrix_files);
     CHECK_RUN(test_distance);
