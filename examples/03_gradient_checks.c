@@ -14,7 +14,7 @@
    | op gelu as it is: ones ok, random ok, PyTorch ok
    | op gelu wrong forward: ones ok, random ok, PyTorch WRONG
    | gelu(1) is 0.84134, the planted one says 0.84580
-   | of 49 ops of the library above 0.02, by random cotangents: maxpool3d 0.088
+   | of 50 ops of the library above 0.02, by random cotangents: maxpool3d 0.088
    Exercises:
    1. Plant a softmax whose backward is twice what it should be. Which of the three checks sees it? Hint: zero is zero
       twice, too.
